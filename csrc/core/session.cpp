@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/session.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+
+#include "core/isa.h"
+#include "core/memory.h"
+#include "core/pool.h"
+#include "core/status.h"
+
+namespace fastsr {
+
+namespace {
+
+constexpr int64_t kNarrow = 4;        // values of at most this many channels are kept as whole planes
+constexpr int64_t kSlack = 64;        // floats that kernels may read past a row (core/kernel.h)
+constexpr int64_t kMaxPixels = int64_t{1} << 31;
+const Rect kNothing{INT64_MAX, INT64_MAX, INT64_MIN, INT64_MIN};
+
+int64_t row_stride(int64_t w) { return (w + 15) / 16 * 16; }
+
+size_t buffer_bytes(int64_t channels, int64_t h, int64_t w) {
+  return aligned(sizeof(float) * static_cast<size_t>(channels * h * row_stride(w) + kSlack));
+}
+
+int64_t l2_bytes() {
+  static const int64_t bytes = [] {
+    const long found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return found > 0 ? static_cast<int64_t>(found) : int64_t{1} << 20;
+  }();
+  return bytes;
+}
+
+void poison(void* p, size_t bytes) {
+  float* f = static_cast<float*>(p);
+  std::fill(f, f + bytes / sizeof(float), std::numeric_limits<float>::quiet_NaN());
+}
+
+size_t index(int i) { return static_cast<size_t>(i); }
+
+}  // namespace
+
+struct Session::Packed {
+  const Kernel* kernel;
+  Block weights;
+  size_t bytes;
+};
+
+struct Session::Segment {
+  int first, last;         // steps [first, last)
+  std::vector<int> reads;  // values made before it
+  int out;                 // the value it makes
+  int64_t granule;
+};
+
+struct Session::Layout {
+  int64_t h = 0, w = 0, tile = 0;
+  std::vector<size_t> plane_offset;   // per value; only narrow values between segments have one
+  size_t planes_bytes = 0;
+  size_t scratch_bytes = 0;           // per worker
+  std::vector<std::pair<int64_t, int64_t>> task;  // per segment: height, width of a task's tile of its output
+  std::vector<std::vector<size_t>> offsets;       // per segment: scratch offset of each value it touches, then kernels'
+};
+
+struct Session::Context {
+  Layout layout;  // of its last run: a stream of equal frames plans once
+  Block planes, scratch;
+  size_t planes_bytes = 0, scratch_bytes = 0;
+};
+
+struct Session::Frame {
+  const Layout* layout;
+  Context* context;
+  std::vector<View> views;  // per value: input, output, or plane
+};
+
+Session::Session(const Plan& plan, const Weights& weights, const Options& options)
+    : graph_(check_plan(plan, weights)), isa_(choose_isa(options.isa)), options_(options) {
+  if (options.threads < 0 || options.threads > 1024) fail(Status::kBadInput, "threads=", options.threads, " is not from 0 to 1024");
+  if (options.tile < 0) fail(Status::kBadInput, "tile=", options.tile, " is negative");
+  if (options.memory_limit < 0) fail(Status::kBadInput, "memory_limit=", options.memory_limit, " is negative");
+  threads_ = options.threads ? options.threads : default_threads();
+  for (Node& node : graph_.nodes) {
+    Packed packed;
+    packed.kernel = &find_kernel(node.rule->op, isa_);
+    packed.bytes = packed.kernel->packed_bytes(node.spec);
+    packed.weights = allocate(packed.bytes);
+    packed.kernel->pack(node.spec, packed.weights.get());
+    for (TensorRef& tensor : node.spec.weights) tensor.data = nullptr;  // the caller's memory may go now
+    packed_.push_back(std::move(packed));
+  }
+  cut();
+}
+
+Session::~Session() {
+  for (std::atomic<Context*>& slot : rest_) delete slot.exchange(nullptr);
+}
+
+void Session::cut() {
+  const int steps = static_cast<int>(graph_.nodes.size());
+  // A value is an end of a segment when it is narrow and no wide value is alive across it.
+  std::vector<int> last_use(graph_.values.size(), -1);
+  for (int i = 0; i < steps; ++i)
+    for (int v : graph_.nodes[index(i)].inputs) last_use[index(v)] = i;
+  Segment segment{0, 0, {}, 0, 1};
+  for (int i = 0; i < steps; ++i) {
+    bool narrow = true;
+    for (int v = 1; v <= graph_.nodes[index(i)].out; ++v)
+      if (last_use[index(v)] > i && graph_.values[index(v)].channels > kNarrow) narrow = false;
+    if (!narrow && i + 1 < steps) continue;
+    segment.last = i + 1;
+    segment.out = graph_.nodes[index(i)].out;
+    for (int k = segment.first; k < segment.last; ++k)
+      for (int v : graph_.nodes[index(k)].inputs)
+        if ((v == 0 || v < graph_.nodes[index(segment.first)].out) &&
+            std::find(segment.reads.begin(), segment.reads.end(), v) == segment.reads.end())
+          segment.reads.push_back(v);
+    segment.granule = graph_.nodes[index(i)].rule->granule(graph_.nodes[index(i)].spec);
+    segments_.push_back(segment);
+    segment = {i + 1, i + 1, {}, 0, 1};
+  }
+}
+
+// The rectangles of all values of a segment that its output rectangle reads.
+static std::vector<Rect> needs_of(const Graph& graph, int first, int last, const Rect& out) {
+  std::vector<Rect> need(graph.values.size(), kNothing);
+  need[index(graph.nodes[index(last - 1)].out)] = out;
+  for (int i = last - 1; i >= first; --i) {
+    const Node& node = graph.nodes[index(i)];
+    Rect& made = need[index(node.out)];
+    // A value is made on whole granules, so that a cell is never split between two tiles.
+    const int64_t g = node.rule->granule(node.spec);
+    made = {floor_div(made.y0, g) * g, floor_div(made.x0, g) * g, ceil_div(made.y1, g) * g, ceil_div(made.x1, g) * g};
+    for (size_t k = 0; k < node.inputs.size(); ++k)
+      need[index(node.inputs[k])] =
+          unite(need[index(node.inputs[k])], node.rule->needs(node.spec, static_cast<int>(k), made));
+  }
+  return need;
+}
+
+// Places the segment's values in one worker's scratch, reusing the room of values no longer read.
+size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, std::vector<size_t>* offsets) const {
+  // A tile of this size may begin anywhere, so its rectangles are taken at a place that is a multiple of everything.
+  const int64_t far = 720720 * segment.granule;
+  const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, {far, far, far + th, far + tw});
+  const size_t values = graph_.values.size();
+  std::vector<int> last_use(values, -1);
+  for (int i = segment.first; i < segment.last; ++i)
+    for (int v : graph_.nodes[index(i)].inputs) last_use[index(v)] = i;
+  struct Item { size_t begin, end; int born, dies; };
+  std::vector<Item> placed;
+  size_t top = 0;
+  const auto place = [&](size_t bytes, int born, int dies) {
+    size_t begin = 0;
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (const Item& other : placed)
+        if (born <= other.dies && other.born <= dies && begin < other.end && other.begin < begin + bytes) {
+          begin = other.end;
+          moved = true;
+        }
+    }
+    placed.push_back({begin, begin + bytes, born, dies});
+    top = std::max(top, begin + bytes);
+    return begin;
+  };
+  if (offsets) offsets->assign(values + graph_.nodes.size(), 0);
+  const auto room = [&](int v, int born) {
+    // Two more rows and columns: where a tile begins between two LR pixels it touches one more of them.
+    const Rect& r = need[index(v)];
+    const size_t at =
+        place(buffer_bytes(graph_.values[index(v)].channels, height(r) + 2, width(r) + 2), born, last_use[index(v)]);
+    if (offsets) (*offsets)[index(v)] = at;
+  };
+  for (int v : segment.reads) room(v, segment.first);
+  for (int i = segment.first; i < segment.last; ++i) {
+    const Node& node = graph_.nodes[index(i)];
+    if (node.out != segment.out) room(node.out, i);
+    const size_t at = place(aligned(packed_[index(i)].kernel->scratch_bytes(node.spec, need[index(node.out)])), i, i);
+    if (offsets) (*offsets)[values + index(i)] = at;
+  }
+  return top;
+}
+
+// Chooses the task tile of a segment: the least work per pixel (halo recomputed included) among the sizes whose
+// scratch stays in L2, and small enough that every thread gets several tasks.
+void Session::plan_tasks(const Segment& segment, Layout& layout) const {
+  const Extent e = graph_.extent(segment.out, layout.h, layout.w);
+  const int64_t scale = graph_.values[index(segment.out)].scale;
+  const int64_t area_h = layout.tile ? std::min(e.height, layout.tile * scale) : e.height;
+  const int64_t area_w = layout.tile ? std::min(e.width, layout.tile * scale) : e.width;
+  const int64_t g = segment.granule;
+  const auto up = [g](int64_t n) { return (n + g - 1) / g * g; };
+  // Few candidates suffice: the cost is flat around its minimum.
+  std::vector<int64_t> sides;
+  for (int64_t side : {16, 32, 48, 64, 80, 96, 128, 144, 192, 256, 384, 512}) sides.push_back(up(side));
+  const int64_t wanted = threads_ == 1 ? 1 : 4 * threads_;
+  double best = std::numeric_limits<double>::infinity();
+  std::pair<int64_t, int64_t> task{up(16), up(16)};
+  for (int64_t th : sides) {
+    for (int64_t tw : sides) {
+      if ((th > up(area_h) && th > sides[0]) || (tw > up(area_w) && tw > sides[0])) continue;
+      const int64_t bytes = static_cast<int64_t>(plan_scratch(segment, th, tw, nullptr));
+      const int64_t budget = l2_bytes() * 5 / 8;
+      const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, {0, 0, th, tw});
+      double work = 0;
+      for (int i = segment.first; i < segment.last; ++i) {
+        const Node& node = graph_.nodes[index(i)];
+        Rect r = need[index(node.out)];
+        // Lanes: a row is computed in whole vectors.
+        r.x1 = r.x0 + row_stride(width(r));
+        work += static_cast<double>(node.rule->flops(node.spec, r)) + 16.0 * static_cast<double>(height(r) * width(r));
+      }
+      const int64_t count = ceil_div(area_h, th) * ceil_div(area_w, tw);
+      // Whole tiles over the area: what the last row and column of tiles waste is not counted, they are smaller.
+      double cost = work / static_cast<double>(th * tw);
+      if (bytes > budget) cost *= 1.0 + 2.0 * (static_cast<double>(bytes) / static_cast<double>(budget) - 1.0);
+      if (count < wanted) cost *= 1.0 + 0.1 * static_cast<double>(wanted - count);
+      if (cost < best) {
+        best = cost;
+        task = {th, tw};
+      }
+    }
+  }
+  layout.task.push_back(task);
+  layout.offsets.emplace_back();
+  layout.scratch_bytes = std::max(layout.scratch_bytes, plan_scratch(segment, task.first, task.second, &layout.offsets.back()));
+}
+
+Session::Layout Session::layout(int64_t h, int64_t w, int64_t tile) const {
+  Layout layout;
+  layout.h = h;
+  layout.w = w;
+  layout.tile = tile && (tile < h || tile < w) ? tile : 0;
+  for (const Segment& segment : segments_) plan_tasks(segment, layout);
+  layout.plane_offset.assign(graph_.values.size(), 0);
+  // The planes between segments, at the size of the largest outer tile's needs.
+  const int64_t s = graph_.scale;
+  const int64_t th = (layout.tile ? std::min(tile, h) : h) * s, tw = (layout.tile ? std::min(tile, w) : w) * s;
+  const int64_t far = 720720 * s;
+  const std::vector<Rect> need =
+      needs_of(graph_, 0, static_cast<int>(graph_.nodes.size()), {far, far, far + th, far + tw});
+  for (const Segment& segment : segments_) {
+    if (segment.out == graph_.out()) continue;
+    const Extent e = graph_.extent(segment.out, h, w);
+    const Rect& r = need[index(segment.out)];
+    layout.plane_offset[index(segment.out)] = layout.planes_bytes;
+    layout.planes_bytes += buffer_bytes(e.channels, std::min(height(r) + 2, e.height), std::min(width(r) + 2, e.width));
+  }
+  return layout;
+}
+
+int64_t Session::memory(int64_t h, int64_t w) const {
+  const Layout l = choose(h, w);
+  int64_t bytes = static_cast<int64_t>(l.planes_bytes) + threads_ * static_cast<int64_t>(aligned(l.scratch_bytes));
+  for (const Packed& packed : packed_) bytes += static_cast<int64_t>(packed.bytes);
+  return bytes;
+}
+
+int64_t Session::tile(int64_t h, int64_t w) const {
+  const Layout l = choose(h, w);
+  return l.tile ? l.tile : std::max(h, w);
+}
+
+Session::Layout Session::choose(int64_t h, int64_t w) const {
+  if (h < 1 || w < 1) fail(Status::kBadInput, "an image of ", w, "x", h, " pixels is empty");
+  if (h > kMaxPixels / w / (graph_.scale * graph_.scale))
+    fail(Status::kLimit, "an output of ", w * graph_.scale, "x", h * graph_.scale, " pixels is above the limit of 2^31");
+  Layout l = layout(h, w, options_.tile);
+  if (!options_.memory_limit) return l;
+  size_t fixed = 0;
+  for (const Packed& packed : packed_) fixed += packed.bytes;
+  int64_t tile = l.tile ? l.tile : std::max(h, w);
+  for (;;) {
+    const size_t bytes = fixed + l.planes_bytes + static_cast<size_t>(threads_) * aligned(l.scratch_bytes);
+    if (bytes <= static_cast<size_t>(options_.memory_limit)) return l;
+    if (tile <= 8)
+      fail(Status::kLimit, "memory_limit=", options_.memory_limit, " bytes is too low: the smallest tile needs ", bytes,
+           " bytes with ", threads_, " threads; raise it or use fewer threads");
+    tile = std::max<int64_t>(8, tile * 3 / 4);
+    l = layout(h, w, tile);
+  }
+}
+
+std::unique_ptr<Session::Context> Session::acquire(int64_t h, int64_t w) {
+  std::unique_ptr<Context> context;
+  for (std::atomic<Context*>& slot : rest_) {
+    context.reset(slot.exchange(nullptr));
+    if (context) break;
+  }
+  if (!context) context = std::make_unique<Context>();
+  if (context->layout.h != h || context->layout.w != w) context->layout = choose(h, w);
+  const Layout& layout = context->layout;
+  const size_t scratch = static_cast<size_t>(threads_) * aligned(layout.scratch_bytes);
+  if (context->planes_bytes < layout.planes_bytes) {
+    context->planes.reset();
+    context->planes = allocate(layout.planes_bytes);
+    context->planes_bytes = layout.planes_bytes;
+  }
+  if (context->scratch_bytes < scratch) {
+    context->scratch.reset();
+    context->scratch = allocate(scratch);
+    context->scratch_bytes = scratch;
+  }
+  return context;
+}
+
+void Session::release(std::unique_ptr<Context> context) {
+  for (std::atomic<Context*>& slot : rest_) {
+    Context* expected = nullptr;
+    if (slot.compare_exchange_strong(expected, context.get())) {
+      context.release();
+      return;
+    }
+  }
+}
+
+void Session::run(const float* x, int64_t h, int64_t w, float* out) {
+  std::unique_ptr<Context> context = acquire(h, w);
+  const Layout& l = context->layout;
+  Frame frame{&l, context.get(), std::vector<View>(graph_.values.size())};
+  const Extent in = graph_.extent(0, h, w), made = graph_.extent(graph_.out(), h, w);
+  // Only ever read: the view type is shared with outputs.
+  frame.views[0] = {const_cast<float*>(x), h * w, w, in.channels, {0, 0, h, w}};
+  frame.views.back() = {out, made.height * made.width, made.width, made.channels, {0, 0, made.height, made.width}};
+  const Grid grid({0, 0, h, w}, l.tile ? l.tile : h, l.tile ? l.tile : w);
+  for (int64_t i = 0; i < grid.count(); ++i) run_tile(frame, grid[i]);
+  release(std::move(context));
+}
+
+// One outer tile through all segments. `lr` is the part of the output to make, in LR pixels.
+void Session::run_tile(const Frame& outer, const Rect& lr) {
+  Frame frame = outer;
+  const Layout& l = *frame.layout;
+  const int64_t s = graph_.scale;
+  const std::vector<Rect> need = needs_of(graph_, 0, static_cast<int>(graph_.nodes.size()),
+                                          {lr.y0 * s, lr.x0 * s, lr.y1 * s, lr.x1 * s});
+  if (options_.poison) poison(frame.context->planes.get(), frame.context->planes_bytes);
+  for (size_t k = 0; k < segments_.size(); ++k) {
+    const Segment& segment = segments_[k];
+    const Extent e = graph_.extent(segment.out, l.h, l.w);
+    const Rect area = intersect(need[index(segment.out)], {0, 0, e.height, e.width});
+    if (segment.out != graph_.out()) {
+      const int64_t stride = row_stride(width(area));
+      frame.views[index(segment.out)] = {
+          reinterpret_cast<float*>(frame.context->planes.get() + l.plane_offset[index(segment.out)]),
+          height(area) * stride, stride, e.channels, area};
+    }
+    const Grid grid(area, l.task[k].first, l.task[k].second);
+    std::vector<int64_t> order;
+    if (options_.shuffle) {
+      for (int64_t i = 0; i < grid.count(); ++i) order.push_back(i);
+      std::shuffle(order.begin(), order.end(), std::mt19937(options_.shuffle));
+    }
+    parallel_for(grid.count(), threads_, [&](int64_t i, int worker) {
+      unsigned char* scratch = frame.context->scratch.get() + static_cast<size_t>(worker) * aligned(l.scratch_bytes);
+      if (options_.poison) poison(scratch, l.scratch_bytes);
+      run_task(frame, segment, grid[order.empty() ? i : order[static_cast<size_t>(i)]], scratch);
+    });
+  }
+}
+
+void Session::run_task(const Frame& frame, const Segment& segment, const Rect& out, unsigned char* scratch) {
+  const Layout& l = *frame.layout;
+  const std::vector<size_t>& offsets = l.offsets[static_cast<size_t>(&segment - segments_.data())];
+  const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, out);
+  std::vector<View> views(graph_.values.size());
+  const auto local = [&](int v) {
+    const int64_t stride = row_stride(width(need[index(v)]));
+    return View{reinterpret_cast<float*>(scratch + offsets[index(v)]), height(need[index(v)]) * stride, stride,
+                graph_.values[index(v)].channels, need[index(v)]};
+  };
+  // The border a value shows is that of the step which reads beyond it.
+  const auto border_of = [&](int v) {
+    for (int i = segment.first; i < segment.last; ++i)
+      if (graph_.nodes[index(i)].inputs[0] == v) return graph_.nodes[index(i)].spec.border;
+    return Border::kZero;
+  };
+  for (int v : segment.reads) {
+    views[index(v)] = local(v);
+    const Extent e = graph_.extent(v, l.h, l.w);
+    copy_with_border(frame.views[index(v)], views[index(v)], e.height, e.width, border_of(v));
+  }
+  for (int i = segment.first; i < segment.last; ++i) {
+    const Node& node = graph_.nodes[index(i)];
+    const Extent e = graph_.extent(node.out, l.h, l.w);
+    const bool last = node.out == segment.out;
+    const View whole = last ? frame.views[index(node.out)] : local(node.out);
+    const Rect made = intersect(last ? out : need[index(node.out)], {0, 0, e.height, e.width});
+    View target = whole;
+    target.data = at(whole, 0, made.y0, made.x0);
+    target.rect = made;
+    View in[2];
+    for (size_t k = 0; k < node.inputs.size(); ++k) {
+      const View& source = views[index(node.inputs[k])];
+      in[k] = source;
+      in[k].rect = node.rule->needs(node.spec, static_cast<int>(k), made);
+      in[k].data = at(source, 0, in[k].rect.y0, in[k].rect.x0);
+    }
+    packed_[index(i)].kernel->run({&node.spec, packed_[index(i)].weights.get(), in, target, e,
+                                   scratch + offsets[graph_.values.size() + index(i)]});
+    if (!last) {
+      views[index(node.out)] = whole;
+      fill_border(whole, e.height, e.width, border_of(node.out));
+    }
+  }
+}
+
+std::vector<StepReport> Session::explain(int64_t h, int64_t w) const {
+  std::vector<StepReport> reports;
+  for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+    const Node& node = graph_.nodes[i];
+    const Extent e = graph_.extent(node.out, h, w);
+    const Rect area{0, 0, e.height, e.width};
+    const int64_t far = 720720;
+    const Rect need = node.rule->needs(node.spec, 0, {far, far, far + 1, far + 1});
+    const int64_t up = node.rule->upscale(node.spec);
+    StepReport report{node.rule->op, graph_.values[index(node.out)].name,
+                      std::string("cpu/") + packed_[i].kernel->isa, e, 0, node.rule->flops(node.spec, area), 0};
+    report.radius = std::max(far / up - need.y0, need.y1 - far / up - 1);
+    report.bytes = 4 * e.channels * e.height * e.width;
+    for (int v : node.inputs) {
+      const Extent r = graph_.extent(v, h, w);
+      report.bytes += 4 * r.channels * r.height * r.width;
+    }
+    reports.push_back(report);
+  }
+  return reports;
+}
+
+}  // namespace fastsr

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// Session: a plan prepared for this CPU (weights packed, kernels chosen); run() turns planes into larger planes.
+//
+// The plan is cut into segments at values of few channels (a pixel of them is cheap to keep and dear to recompute).
+// A segment runs depth first, tile by tile: its wide values live in one worker's scratch, which fits in L2, and
+// never reach memory. The values between segments are whole planes in the arena.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/plan.h"
+#include "core/tiles.h"
+
+namespace fastsr {
+
+struct Options {
+  int threads = 0;            // 0: default_threads()
+  int64_t tile = 0;           // side of a tile in LR pixels, 0: the whole image at once unless memory_limit says less
+  int64_t memory_limit = 0;   // bytes the session may hold while running, 0: no limit
+  std::string isa;            // "": choose_isa
+  bool poison = false;        // tests: scratch and planes are NaN before every use
+  unsigned shuffle = 0;       // tests: tasks run in an order drawn from this seed, 0: in order
+};
+
+// What one step of the plan will do for an h x w input.
+struct StepReport {
+  std::string op, out, who;
+  Extent shape;
+  int64_t radius, flops, bytes;
+};
+
+class Session {
+ public:
+  // Copies what it needs of `weights`. Throws Error.
+  Session(const Plan& plan, const Weights& weights, const Options& options);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // x [C, h, w] -> out [C, h * scale, w * scale], both dense. Thread-safe. Throws Error(kLimit).
+  void run(const float* x, int64_t h, int64_t w, float* out);
+
+  int64_t channels() const { return graph_.values[0].channels; }
+  int64_t scale() const { return graph_.scale; }
+  int64_t radius() const { return fastsr::radius(graph_); }
+  int64_t flops(int64_t h, int64_t w) const { return fastsr::flops(graph_, h, w); }
+  int64_t memory(int64_t h, int64_t w) const;  // bytes held while running, weights included
+  int64_t tile(int64_t h, int64_t w) const;    // side in LR pixels that a run of this size uses
+  int threads() const { return threads_; }
+  const std::string& isa() const { return isa_; }
+  std::vector<StepReport> explain(int64_t h, int64_t w) const;
+
+ private:
+  struct Packed;    // a step's kernel and its packed weights
+  struct Segment;   // steps run together, tile by tile
+  struct Layout;    // sizes for one (h, w, tile): planes, task tiles, scratch
+  struct Context;   // the memory of one run
+  struct Frame;     // what one run passes down
+
+  void cut();
+  Layout layout(int64_t h, int64_t w, int64_t tile) const;
+  Layout choose(int64_t h, int64_t w) const;
+  void plan_tasks(const Segment& segment, Layout& layout) const;
+  size_t plan_scratch(const Segment& segment, int64_t th, int64_t tw, std::vector<size_t>* offsets) const;
+  std::unique_ptr<Context> acquire(int64_t h, int64_t w);
+  void release(std::unique_ptr<Context> context);
+  void run_tile(const Frame& frame, const Rect& lr);
+  void run_task(const Frame& frame, const Segment& segment, const Rect& out, unsigned char* scratch);
+
+  Graph graph_;
+  std::string isa_;
+  int threads_;
+  Options options_;
+  std::vector<Packed> packed_;
+  std::vector<Segment> segments_;
+  // Contexts at rest. Atomic exchange instead of a mutex: a forked child can never find it locked.
+  static constexpr int kRest = 8;
+  std::atomic<Context*> rest_[kRest] = {};
+};
+
+}  // namespace fastsr

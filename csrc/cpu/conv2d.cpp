@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// conv2d    out = act(w * x + b) [+ residual]                                        DESIGN section 5; paper 000, Eq. 6-7
+// shapes    x [Ci, H, W]  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar
+// work      many outputs: kGroup output channels x up to kWide vectors of a row in registers; one output: kRows rows x
+//           kWide vectors, so that a loaded vector feeds k rows of taps
+// cost      2 Ci Co k^2 flops per pixel; the sum of a pixel runs over ci, ky, kx in this order in every branch, so the
+//           result does not depend on which branch computes it; measured in docs/performance.md
+#include "core/kernel.h"
+#include "cpu/simd.h"
+
+namespace fastsr {
+namespace {
+
+#if defined(FASTSR_ISA_AVX512) || defined(FASTSR_ISA_AVX512BF16)
+constexpr int kGroup = 8, kWide = 3, kRows = 8;
+#else
+constexpr int kGroup = 4, kWide = 2, kRows = 4;
+#endif
+// Up to this many output channels each is computed alone: a group would be mostly padding.
+constexpr int64_t kFew = 3;
+
+struct Packed {
+  int64_t bias;     // offsets in floats from the start
+  int64_t weights;  // few: [Co][Ci][k][k]; many: [Co / kGroup][Ci][k][k][kGroup]
+};
+
+int64_t header_floats() { return 16; }
+
+size_t packed_bytes(const Spec& spec) {
+  const int64_t co = round_up(spec.channels_out, kGroup);
+  return static_cast<size_t>(header_floats() + round_up(co, 16) + co * spec.channels_in * spec.kernel * spec.kernel) *
+         sizeof(float);
+}
+
+void pack(const Spec& spec, void* packed) {
+  float* base = static_cast<float*>(packed);
+  const int64_t co = spec.channels_out, taps = spec.channels_in * spec.kernel * spec.kernel;
+  const int64_t padded = round_up(co, kGroup);
+  Packed* head = static_cast<Packed*>(packed);
+  head->bias = header_floats();
+  head->weights = head->bias + round_up(padded, 16);
+  const float* w = spec.weights[0].data;
+  const float* b = spec.weights[1].data;
+  for (int64_t o = 0; o < padded; ++o) base[head->bias + o] = b && o < co ? b[o] : 0.0f;
+  float* to = base + head->weights;
+  if (co <= kFew) {
+    for (int64_t i = 0; i < co * taps; ++i) to[i] = w[i];
+    return;
+  }
+  for (int64_t o = 0; o < padded; ++o)
+    for (int64_t t = 0; t < taps; ++t) to[(o / kGroup * taps + t) * kGroup + o % kGroup] = o < co ? w[o * taps + t] : 0.0f;
+}
+
+size_t scratch_bytes(const Spec&, const Rect&) { return 0; }
+
+FASTSR_INLINE vf activate(vf v, const Spec& spec) {
+  if (spec.activation == Activation::kRelu) return max(v, set1(0.0f));
+  if (spec.activation == Activation::kLeakyRelu) return select(greater(v, set1(0.0f)), v, mul(v, set1(spec.slope)));
+  return v;
+}
+
+// Ends a pixel: activation, residual, and a store of the n pixels that exist.
+FASTSR_INLINE void finish(const Args& a, int64_t c, int64_t y, int64_t x, int64_t n, vf v) {
+  v = activate(v, *a.spec);
+  if (a.spec->inputs == 2) v = add(v, load(at(a.in[1], c, y, x)));
+  if (n >= kLanes) {
+    store(at(a.out, c, y, x), v);
+  } else {
+    store_masked(at(a.out, c, y, x), v, first(n));
+  }
+}
+
+// kGroup output channels, V vectors of row y from x; n pixels of them exist.
+template <int V>
+FASTSR_INLINE void group(const Args& a, const float* w, const float* bias, int64_t c0, int64_t y, int64_t x, int64_t n) {
+  const View& in = a.in[0];
+  const int64_t k = a.spec->kernel, r = k / 2;
+  vf sum[kGroup][V];
+  for (int g = 0; g < kGroup; ++g)
+    for (int v = 0; v < V; ++v) sum[g][v] = set1(bias[g]);
+  for (int64_t ci = 0; ci < a.spec->channels_in; ++ci) {
+    for (int64_t ky = 0; ky < k; ++ky) {
+      const float* row = at(in, ci, y - r + ky, x - r);
+      for (int64_t kx = 0; kx < k; ++kx, w += kGroup) {
+        vf p[V];
+        for (int v = 0; v < V; ++v) p[v] = load(row + kx + v * kLanes);
+        for (int g = 0; g < kGroup; ++g) {
+          const vf weight = set1(w[g]);
+          for (int v = 0; v < V; ++v) sum[g][v] = fmadd(p[v], weight, sum[g][v]);
+        }
+      }
+    }
+  }
+  const int64_t channels = min(kGroup, a.spec->channels_out - c0);
+  for (int g = 0; g < channels; ++g)
+    for (int v = 0; v < V; ++v)
+      if (v * kLanes < n) finish(a, c0 + g, y, x + v * kLanes, n - v * kLanes, sum[g][v]);
+}
+
+void many(const Args& a) {
+  const Packed* head = static_cast<const Packed*>(a.packed);
+  const float* base = static_cast<const float*>(a.packed);
+  const int64_t taps = a.spec->channels_in * a.spec->kernel * a.spec->kernel;
+  const Rect& r = a.out.rect;
+  for (int64_t y = r.y0; y < r.y1; ++y) {
+    for (int64_t c = 0; c < a.spec->channels_out; c += kGroup) {
+      const float* w = base + head->weights + c * taps;
+      const float* bias = base + head->bias + c;
+      for (int64_t x = r.x0; x < r.x1; x += kWide * kLanes) {
+        const int64_t n = r.x1 - x;
+        if (n > 2 * kLanes && kWide > 2) {
+          group<kWide>(a, w, bias, c, y, x, n);
+        } else if (n > kLanes) {
+          group<2>(a, w, bias, c, y, x, n);
+        } else {
+          group<1>(a, w, bias, c, y, x, n);
+        }
+      }
+    }
+  }
+}
+
+// One output channel, R rows from y, V vectors from x. K > 0 is the kernel's side known at compile time.
+template <int R, int V, int K>
+FASTSR_INLINE void rows(const Args& a, const float* w, float bias, int64_t c, int64_t y, int64_t x, int64_t n) {
+  const View& in = a.in[0];
+  const int64_t k = K ? K : a.spec->kernel, r = k / 2;
+  vf sum[R][V];
+  for (int i = 0; i < R; ++i)
+    for (int v = 0; v < V; ++v) sum[i][v] = set1(bias);
+  for (int64_t ci = 0; ci < a.spec->channels_in; ++ci, w += k * k) {
+    const float* top = at(in, ci, y - r, x - r);
+    if (K) {
+      vf weight[K ? K * K : 1];
+      for (int t = 0; t < K * K; ++t) weight[t] = set1(w[t]);
+      for (int line = 0; line < R + K - 1; ++line) {
+        for (int kx = 0; kx < K; ++kx) {
+          for (int v = 0; v < V; ++v) {
+            const vf p = load(top + line * in.row_stride + kx + v * kLanes);
+            for (int ky = 0; ky < K; ++ky)
+              if (line - ky >= 0 && line - ky < R) sum[line - ky][v] = fmadd(p, weight[ky * K + kx], sum[line - ky][v]);
+          }
+        }
+      }
+    } else {
+      for (int64_t ky = 0; ky < k; ++ky)
+        for (int64_t kx = 0; kx < k; ++kx) {
+          const vf weight = set1(w[ky * k + kx]);
+          for (int i = 0; i < R; ++i)
+            for (int v = 0; v < V; ++v)
+              sum[i][v] = fmadd(load(top + (i + ky) * in.row_stride + kx + v * kLanes), weight, sum[i][v]);
+        }
+    }
+  }
+  for (int i = 0; i < R; ++i)
+    for (int v = 0; v < V; ++v)
+      if (v * kLanes < n) finish(a, c, y + i, x + v * kLanes, n - v * kLanes, sum[i][v]);
+}
+
+template <int K>
+void few(const Args& a) {
+  const Packed* head = static_cast<const Packed*>(a.packed);
+  const float* base = static_cast<const float*>(a.packed);
+  const int64_t taps = a.spec->channels_in * a.spec->kernel * a.spec->kernel;
+  const Rect& r = a.out.rect;
+  for (int64_t c = 0; c < a.spec->channels_out; ++c) {
+    const float* w = base + head->weights + c * taps;
+    const float bias = base[head->bias + c];
+    int64_t y = r.y0;
+    for (; y + kRows <= r.y1; y += kRows) {
+      int64_t x = r.x0;
+      for (; x + kLanes < r.x1; x += 2 * kLanes) rows<kRows, 2, K>(a, w, bias, c, y, x, r.x1 - x);
+      if (x < r.x1) rows<kRows, 1, K>(a, w, bias, c, y, x, r.x1 - x);
+    }
+    for (; y < r.y1; ++y)
+      for (int64_t x = r.x0; x < r.x1; x += kLanes) rows<1, 1, K>(a, w, bias, c, y, x, r.x1 - x);
+  }
+}
+
+void run(const Args& a) {
+  if (a.spec->channels_out > kFew) {
+    many(a);
+  } else if (a.spec->kernel == 3) {
+    few<3>(a);
+  } else {
+    few<0>(a);
+  }
+}
+
+}  // namespace
+}  // namespace fastsr
+
+FASTSR_KERNEL(conv2d) = {"conv2d", FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes, fastsr::pack, fastsr::scratch_bytes,
+                         fastsr::run};

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// Float vectors of the ISA being compiled. FastsrOp.cmake compiles each kernel file once per ISA with FASTSR_ISA_<NAME>
+// defined and the ISA's flags.
+//
+// A kernel file may use neither std:: containers nor any inline function of the standard library: built with
+// -mavx512f such a function would be emitted as a weak symbol full of AVX-512 code which the linker may choose for
+// the whole program. Everything here and in a kernel file has internal linkage; one table is exported.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(FASTSR_ISA_AVX512) || defined(FASTSR_ISA_AVX512BF16) || defined(FASTSR_ISA_AVX2)
+#include <immintrin.h>
+#endif
+
+#define FASTSR_INLINE static inline __attribute__((always_inline))
+
+namespace fastsr {
+namespace {
+
+#if defined(FASTSR_ISA_AVX512) || defined(FASTSR_ISA_AVX512BF16)
+
+constexpr int kLanes = 16;
+constexpr int kRegisters = 32;
+using vf = __m512;
+using mask = __mmask16;
+FASTSR_INLINE vf load(const float* p) { return _mm512_loadu_ps(p); }
+FASTSR_INLINE void store(float* p, vf v) { _mm512_storeu_ps(p, v); }
+FASTSR_INLINE vf set1(float v) { return _mm512_set1_ps(v); }
+FASTSR_INLINE vf add(vf a, vf b) { return _mm512_add_ps(a, b); }
+FASTSR_INLINE vf mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+FASTSR_INLINE vf fmadd(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+FASTSR_INLINE vf max(vf a, vf b) { return _mm512_max_ps(a, b); }
+FASTSR_INLINE vf abs(vf a) { return _mm512_abs_ps(a); }
+// The first n lanes, 0 <= n; n >= kLanes means all.
+FASTSR_INLINE mask first(int64_t n) { return n >= 16 ? 0xffff : static_cast<mask>((1u << n) - 1); }
+FASTSR_INLINE void store_masked(float* p, vf v, mask m) { _mm512_mask_storeu_ps(p, m, v); }
+FASTSR_INLINE vf load_masked(const float* p, mask m) { return _mm512_maskz_loadu_ps(m, p); }
+FASTSR_INLINE mask greater(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+FASTSR_INLINE vf select(mask m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
+
+#elif defined(FASTSR_ISA_AVX2)
+
+constexpr int kLanes = 8;
+constexpr int kRegisters = 16;
+using vf = __m256;
+using mask = __m256i;
+FASTSR_INLINE vf load(const float* p) { return _mm256_loadu_ps(p); }
+FASTSR_INLINE void store(float* p, vf v) { _mm256_storeu_ps(p, v); }
+FASTSR_INLINE vf set1(float v) { return _mm256_set1_ps(v); }
+FASTSR_INLINE vf add(vf a, vf b) { return _mm256_add_ps(a, b); }
+FASTSR_INLINE vf mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+FASTSR_INLINE vf fmadd(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+FASTSR_INLINE vf max(vf a, vf b) { return _mm256_max_ps(a, b); }
+FASTSR_INLINE vf abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+FASTSR_INLINE mask first(int64_t n) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n > 8 ? 8 : static_cast<int>(n)), lane);
+}
+FASTSR_INLINE void store_masked(float* p, vf v, mask m) { _mm256_maskstore_ps(p, m, v); }
+FASTSR_INLINE vf load_masked(const float* p, mask m) { return _mm256_maskload_ps(p, m); }
+FASTSR_INLINE mask greater(vf a, vf b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
+FASTSR_INLINE vf select(mask m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(m)); }
+
+#else  // baseline: GCC and Clang vector extensions, SSE2 on x86-64 and NEON on AArch64
+
+constexpr int kLanes = 4;
+constexpr int kRegisters = 16;
+typedef float vf __attribute__((vector_size(16)));
+typedef float vf_unaligned __attribute__((vector_size(16), aligned(4)));
+typedef int32_t mask __attribute__((vector_size(16)));
+FASTSR_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+FASTSR_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
+FASTSR_INLINE vf set1(float v) { return vf{v, v, v, v}; }
+FASTSR_INLINE vf add(vf a, vf b) { return a + b; }
+FASTSR_INLINE vf mul(vf a, vf b) { return a * b; }
+// Fused on AArch64 and wherever the compiler is allowed to; elsewhere two roundings.
+FASTSR_INLINE vf fmadd(vf a, vf b, vf c) { return a * b + c; }
+FASTSR_INLINE vf select(mask m, vf yes, vf no) {
+  return reinterpret_cast<vf>((reinterpret_cast<mask>(yes) & m) | (reinterpret_cast<mask>(no) & ~m));
+}
+FASTSR_INLINE mask greater(vf a, vf b) { return a > b; }
+FASTSR_INLINE vf max(vf a, vf b) { return select(a > b, a, b); }
+FASTSR_INLINE vf abs(vf a) { return reinterpret_cast<vf>(reinterpret_cast<mask>(a) & mask{0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff}); }
+FASTSR_INLINE mask first(int64_t n) {
+  const int32_t k = n > 4 ? 4 : static_cast<int32_t>(n);
+  return mask{0, 1, 2, 3} < mask{k, k, k, k};
+}
+FASTSR_INLINE void store_masked(float* p, vf v, mask m) {
+  for (int i = 0; i < kLanes; ++i)
+    if (m[i]) p[i] = v[i];
+}
+FASTSR_INLINE vf load_masked(const float* p, mask m) {
+  vf v = set1(0.0f);
+  for (int i = 0; i < kLanes; ++i)
+    if (m[i]) v[i] = p[i];
+  return v;
+}
+
+#endif
+
+FASTSR_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+FASTSR_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+FASTSR_INLINE int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
+
+}  // namespace
+}  // namespace fastsr
+
+#define FASTSR_CONCAT_(a, b, c, d) a##b##c##d
+#define FASTSR_CONCAT(a, b, c, d) FASTSR_CONCAT_(a, b, c, d)
+#define FASTSR_STRING_(s) #s
+#define FASTSR_STRING(s) FASTSR_STRING_(s)
+// FASTSR_KERNEL(conv2d) { "conv2d", ..., }: the one symbol a kernel file exports, named after op and ISA.
+#define FASTSR_KERNEL(op) \
+  extern const ::fastsr::Kernel FASTSR_CONCAT(fastsr_kernel_, op, _, FASTSR_ISA); \
+  const ::fastsr::Kernel FASTSR_CONCAT(fastsr_kernel_, op, _, FASTSR_ISA)

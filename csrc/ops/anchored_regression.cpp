@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// anchored_regression   out = x + mean over the 9 patches on a pixel of P[argmax_a |d_a . f|] f    paper 000, Eq. 5
+#include "core/plan.h"
+#include "core/status.h"
+
+namespace fastsr {
+namespace {
+
+Spec parse(const Step& step, const Weights& weights, const std::vector<int64_t>& channels) {
+  only(step, {"stride"}, {"filters", "atoms", "projections"});
+  if (channels.size() != 1 || channels[0] != 1)
+    fail(Status::kBadModel, "anchored_regression: takes one input of one channel");
+  Spec spec{};
+  spec.inputs = 1;
+  spec.channels_in = spec.channels_out = 1;
+  const int64_t s = spec.scale = int_param(step, "stride", 1, 8);
+  const TensorRef filters = weight(step, weights, "filters", 3);
+  const TensorRef atoms = weight(step, weights, "atoms", 2);
+  const TensorRef projections = weight(step, weights, "projections", 3);
+  spec.features = filters.shape[0];
+  spec.kernel = filters.shape[1];
+  spec.patch = 3 * s;
+  spec.atoms = atoms.shape[0];
+  if (filters.shape[2] != spec.kernel || (spec.kernel != 3 * s && spec.kernel != 5 * s) || spec.features > 256)
+    fail(Status::kBadModel, "anchored_regression: filters have shape [", filters.shape[0], ", ", filters.shape[1], ", ",
+         filters.shape[2], "], expected [n <= 256, f, f] with f = ", 3 * s, " or ", 5 * s);
+  if (atoms.shape[1] != spec.features || spec.atoms > 65536)
+    fail(Status::kBadModel, "anchored_regression: atoms have shape [", atoms.shape[0], ", ", atoms.shape[1],
+         "], expected [A <= 65536, ", spec.features, "]");
+  if (projections.shape[0] != spec.atoms || projections.shape[1] != spec.patch * spec.patch ||
+      projections.shape[2] != spec.features)
+    fail(Status::kBadModel, "anchored_regression: projections have shape [", projections.shape[0], ", ",
+         projections.shape[1], ", ", projections.shape[2], "], expected [", spec.atoms, ", ", spec.patch * spec.patch,
+         ", ", spec.features, "]");
+  spec.border = Border::kSymmetric;
+  spec.weights[0] = filters;
+  spec.weights[1] = atoms;
+  spec.weights[2] = projections;
+  return spec;
+}
+
+int64_t upscale(const Spec&) { return 1; }
+
+// The patches on a pixel begin up to 2s before its s x s cell; their features reach (f - m) / 2 further each way.
+Rect needs(const Spec& spec, int, const Rect& out) {
+  const int64_t s = spec.scale, reach = 2 * s + (spec.kernel - spec.patch) / 2;
+  return {floor_div(out.y0, s) * s - reach, floor_div(out.x0, s) * s - reach, ceil_div(out.y1, s) * s + reach,
+          ceil_div(out.x1, s) * s + reach};
+}
+
+int64_t granule(const Spec& spec) { return spec.scale; }
+
+int64_t flops(const Spec& spec, const Rect& out) {
+  const int64_t s = spec.scale, n = spec.features;
+  const int64_t patches = (ceil_div(height(out), s) + 2) * (ceil_div(width(out), s) + 2);
+  return 2 * patches * n * (spec.kernel * spec.kernel + spec.atoms + spec.patch * spec.patch);
+}
+
+}  // namespace
+
+extern const Rule kRule_anchored_regression;
+const Rule kRule_anchored_regression = {"anchored_regression", parse, upscale, needs, granule, flops};
+
+}  // namespace fastsr

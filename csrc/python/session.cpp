@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/session.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "core/status.h"
+
+namespace py = pybind11;
+using Array = py::array_t<float, py::array::c_style>;
+
+namespace {
+
+fastsr::Plan to_plan(const py::dict& data) {
+  fastsr::Plan plan;
+  plan.domain = data["domain"].cast<std::string>();
+  plan.scale = data["scale"].cast<int64_t>();
+  for (const py::handle item : data["steps"]) {
+    const py::dict d = py::cast<py::dict>(item);
+    fastsr::Step step;
+    step.op = d["op"].cast<std::string>();
+    step.inputs = d["inputs"].cast<std::vector<std::string>>();
+    step.out = d["out"].cast<std::string>();
+    step.weights = d["weights"].cast<std::map<std::string, std::string>>();
+    for (const auto& [key, value] : d["params"].cast<py::dict>()) {
+      fastsr::Param param;
+      if (py::isinstance<py::bool_>(value)) param = value.cast<bool>();
+      else if (py::isinstance<py::int_>(value)) param = value.cast<int64_t>();
+      else if (py::isinstance<py::float_>(value)) param = value.cast<double>();
+      else param = value.cast<std::string>();
+      step.params[key.cast<std::string>()] = param;
+    }
+    plan.steps.push_back(std::move(step));
+  }
+  return plan;
+}
+
+fastsr::Weights to_weights(const std::map<std::string, Array>& arrays) {
+  fastsr::Weights weights;
+  for (const auto& [name, array] : arrays) {
+    if (array.ndim() > 4)
+      fastsr::fail(fastsr::Status::kBadModel, "tensor '", name, "' has ", array.ndim(), " dimensions, at most 4 are expected");
+    fastsr::TensorRef ref{array.data(), static_cast<int>(array.ndim()), {1, 1, 1, 1}};
+    for (int i = 0; i < ref.rank; ++i) ref.shape[i] = array.shape(i);
+    weights[name] = ref;
+  }
+  return weights;
+}
+
+std::unique_ptr<fastsr::Session> make(const py::dict& plan, const std::map<std::string, Array>& weights, int threads,
+                                      int64_t tile, int64_t memory_limit, const std::string& isa, bool poison,
+                                      unsigned shuffle) {
+  fastsr::Options options;
+  options.threads = threads;
+  options.tile = tile;
+  options.memory_limit = memory_limit;
+  options.isa = isa;
+  options.poison = poison;
+  options.shuffle = shuffle;
+  return std::make_unique<fastsr::Session>(to_plan(plan), to_weights(weights), options);
+}
+
+Array run(fastsr::Session& session, const Array& x) {
+  if (x.ndim() != 3 || x.shape(0) != session.channels())
+    fastsr::fail(fastsr::Status::kBadInput, "expected a [", session.channels(), ", h, w] array");
+  const int64_t h = x.shape(1), w = x.shape(2), s = session.scale();
+  if (h < 1 || w < 1) fastsr::fail(fastsr::Status::kBadInput, "an image of ", w, "x", h, " pixels is empty");
+  Array out({static_cast<py::ssize_t>(session.channels()), static_cast<py::ssize_t>(h * s), static_cast<py::ssize_t>(w * s)});
+  const float* from = x.data();
+  float* to = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    session.run(from, h, w, to);
+  }
+  return out;
+}
+
+py::list explain(const fastsr::Session& session, int64_t h, int64_t w) {
+  py::list rows;
+  for (const fastsr::StepReport& r : session.explain(h, w)) {
+    py::dict row;
+    row["op"] = r.op;
+    row["out"] = r.out;
+    row["shape"] = py::make_tuple(r.shape.channels, r.shape.height, r.shape.width);
+    row["radius"] = r.radius;
+    row["flops"] = r.flops;
+    row["bytes"] = r.bytes;
+    row["who"] = r.who;
+    rows.append(row);
+  }
+  return rows;
+}
+
+}  // namespace
+
+void register_session(py::module_& m) {
+  py::class_<fastsr::Session>(m, "Session")
+      .def(py::init(&make), py::arg("plan"), py::arg("weights"), py::arg("threads") = 0, py::arg("tile") = 0,
+           py::arg("memory_limit") = 0, py::arg("isa") = "", py::arg("poison") = false, py::arg("shuffle") = 0)
+      .def("run", &run, py::arg("x"))
+      .def("explain", &explain, py::arg("h"), py::arg("w"))
+      .def("flops", &fastsr::Session::flops, py::arg("h"), py::arg("w"))
+      .def("memory", &fastsr::Session::memory, py::arg("h"), py::arg("w"))
+      .def("tile", &fastsr::Session::tile, py::arg("h"), py::arg("w"))
+      .def_property_readonly("radius", &fastsr::Session::radius)
+      .def_property_readonly("scale", &fastsr::Session::scale)
+      .def_property_readonly("channels", &fastsr::Session::channels)
+      .def_property_readonly("threads", &fastsr::Session::threads)
+      .def_property_readonly("isa", &fastsr::Session::isa);
+}
