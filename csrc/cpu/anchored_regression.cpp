@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+// anchored_regression   out = x + mean over 9 patches of P[argmax_a |d_a . f|] f,  f = filters * x      paper 000, Eq. 5
+// shapes    x, out [1, H, W]  filters [n1, f, f]  atoms [A, n1]  projections [A, m m, n1]   f32, m = 3s, f = 3s or 5s
+// work      one task = one tile of s x s cells and the patches on it, two more cells each way. Per block of patches, in
+//           L1: features, scores of all atoms in registers, the winner. Then per tile, in L2: patches bucketed by atom,
+//           so that a matrix is read once a tile; details; each cell sums its 9 details. Neither the [patches, A] scores
+//           nor a matrix per patch ever exist.
+// cost      2 n1 (f^2 + A + m^2) flops a patch, four fifths of it scores; reads and writes HW; docs/performance.md has
+//           the measured share of the FMA peak
+#include "core/kernel.h"
+#include "cpu/simd.h"
+
+namespace fastsr {
+namespace {
+
+#if defined(FASTSR_ISA_AVX512) || defined(FASTSR_ISA_AVX512BF16)
+// 8 x 3 sums, 3 loaded vectors and a broadcast: 28 of 32 registers.
+constexpr int kGroup = 8, kWide = 3, kTogether = 8;
+#else
+constexpr int kGroup = 4, kWide = 2, kTogether = 4;
+#endif
+constexpr int kChunk = 3;              // vectors of a detail computed at once
+constexpr int kBlock = kWide * kLanes; // patches scored at once
+
+// Sizes and offsets (in floats) of everything, from the spec alone.
+struct Sizes {
+  int64_t s, n, groups_n, taps, f, groups_a, detail, cell;
+  int64_t filters, atoms, projections, packed;
+
+  explicit Sizes(const Spec& spec) {
+    s = spec.scale;
+    n = spec.features;
+    f = spec.kernel;
+    taps = f * f;
+    groups_n = round_up(n, kGroup) / kGroup;
+    groups_a = round_up(spec.atoms, kGroup) / kGroup;
+    detail = round_up(spec.patch * spec.patch, kChunk * kLanes);
+    cell = s * s;
+    filters = 0;
+    atoms = round_up(filters + groups_n * taps * kGroup, 16);
+    projections = round_up(atoms + groups_a * n * kGroup + kLanes, 16);
+    packed = projections + spec.atoms * n * detail;
+  }
+};
+
+size_t packed_bytes(const Spec& spec) { return static_cast<size_t>(Sizes(spec).packed) * sizeof(float); }
+
+void pack(const Spec& spec, void* packed) {
+  const Sizes z(spec);
+  float* base = static_cast<float*>(packed);
+  __builtin_memset(packed, 0, static_cast<size_t>(z.packed) * sizeof(float));
+  const float* filters = spec.weights[0].data;  // [n][taps] -> [groups][taps][kGroup]
+  for (int64_t k = 0; k < z.n; ++k)
+    for (int64_t t = 0; t < z.taps; ++t)
+      base[z.filters + (k / kGroup * z.taps + t) * kGroup + k % kGroup] = filters[k * z.taps + t];
+  const float* atoms = spec.weights[1].data;  // [A][n] -> [groups][n][kGroup]; the atoms that fill up the last are 0
+  for (int64_t a = 0; a < spec.atoms; ++a)
+    for (int64_t k = 0; k < z.n; ++k)
+      base[z.atoms + (a / kGroup * z.n + k) * kGroup + a % kGroup] = atoms[a * z.n + k];
+  // [A][m m][n] -> [A][n][detail], the pixels of a patch ordered by s x s cell so that a cell's detail is contiguous.
+  const float* projections = spec.weights[2].data;
+  const int64_t m = spec.patch;
+  for (int64_t a = 0; a < spec.atoms; ++a)
+    for (int64_t y = 0; y < m; ++y)
+      for (int64_t x = 0; x < m; ++x) {
+        const int64_t at = (y / z.s * 3 + x / z.s) * z.cell + y % z.s * z.s + x % z.s;
+        for (int64_t k = 0; k < z.n; ++k)
+          base[z.projections + (a * z.n + k) * z.detail + at] = projections[(a * m * m + y * m + x) * z.n + k];
+      }
+}
+
+// Where a task keeps its parts, in floats from the start of its scratch.
+struct Room {
+  int64_t rows, columns, vectors, line;  // of patches; vectors per row of patches; floats per phase of a pixel row
+  int64_t pixels, block, features, details, anchors, order, counts, total;
+
+  Room(const Spec& spec, const Rect& out) {
+    const Sizes z(spec);
+    rows = round_up(height(out), z.s) / z.s + 2;
+    columns = round_up(width(out), z.s) / z.s + 2;
+    vectors = round_up(columns, kLanes) / kLanes;
+    line = vectors * kLanes + kLanes;
+    const int64_t patches = rows * columns;
+    int64_t top = 0;
+    const auto take = [&](int64_t floats) {
+      const int64_t at = top;
+      top += round_up(floats, 16);
+      return at;
+    };
+    pixels = take(((rows - 1) * z.s + z.f) * z.s * line);
+    block = take(z.groups_n * kGroup * kBlock);
+    features = take(patches * z.n + kLanes);
+    details = take(patches * z.detail + 64);
+    anchors = take(patches);
+    order = take(patches);
+    counts = take(spec.atoms + 1);
+    total = top;
+  }
+};
+
+size_t scratch_bytes(const Spec& spec, const Rect& out) {
+  return static_cast<size_t>(Room(spec, out).total) * sizeof(float);
+}
+
+// Splits each pixel row into its s phases: the pixels that patches of a row see through one tap become contiguous.
+void split_phases(const View& x, const Sizes& z, const Room& room, float* pixels) {
+  const int64_t h = height(x.rect), w = width(x.rect);
+  for (int64_t y = 0; y < h; ++y) {
+    const float* from = at(x, 0, x.rect.y0 + y, x.rect.x0);
+    float* to = pixels + y * z.s * room.line;
+    for (int64_t p = 0; p < z.s; ++p) {
+      float* phase = to + p * room.line;
+      for (int64_t j = 0; j * z.s + p < w; ++j) phase[j] = from[j * z.s + p];
+    }
+  }
+}
+
+// Features of V vectors of patches; pixel[v] is where vector v's windows begin. Writes [n][kBlock].
+template <int V>
+FASTSR_INLINE void compute_features(const Sizes& z, const Room& room, const float* filters, const float* const* pixel,
+                                    float* block) {
+  for (int64_t g = 0; g < z.groups_n; ++g) {
+    vf sum[kGroup][V];
+    for (int i = 0; i < kGroup; ++i)
+      for (int v = 0; v < V; ++v) sum[i][v] = set1(0.0f);
+    const float* w = filters + g * z.taps * kGroup;
+    for (int64_t dy = 0; dy < z.f; ++dy) {
+      for (int64_t shift = 0; shift * z.s < z.f; ++shift) {  // dx = shift * s + phase
+        for (int64_t phase = 0; phase < z.s; ++phase, w += kGroup) {
+          const int64_t offset = (dy * z.s + phase) * room.line + shift;
+          vf p[V];
+          for (int v = 0; v < V; ++v) p[v] = load(pixel[v] + offset);
+          for (int i = 0; i < kGroup; ++i) {
+            const vf weight = set1(w[i]);
+            for (int v = 0; v < V; ++v) sum[i][v] = fmadd(p[v], weight, sum[i][v]);
+          }
+        }
+      }
+    }
+    for (int i = 0; i < kGroup; ++i)
+      for (int v = 0; v < V; ++v) store(block + (g * kGroup + i) * kBlock + v * kLanes, sum[i][v]);
+  }
+}
+
+// For each lane the group of kGroup atoms that holds the largest |score|, the first of them on a tie.
+template <int V>
+FASTSR_INLINE void best_groups(const Sizes& z, const float* atoms, const float* block, float* winner) {
+  vf best[V], group[V];
+  for (int v = 0; v < V; ++v) best[v] = set1(-1.0f), group[v] = set1(0.0f);
+  const float* w = atoms;
+  for (int64_t g = 0; g < z.groups_a; ++g) {
+    vf sum[kGroup][V];
+    for (int i = 0; i < kGroup; ++i)
+      for (int v = 0; v < V; ++v) sum[i][v] = set1(0.0f);
+    for (int64_t k = 0; k < z.n; ++k, w += kGroup) {
+      vf f[V];
+      for (int v = 0; v < V; ++v) f[v] = load(block + k * kBlock + v * kLanes);
+      for (int i = 0; i < kGroup; ++i) {
+        const vf atom = set1(w[i]);
+        for (int v = 0; v < V; ++v) sum[i][v] = fmadd(f[v], atom, sum[i][v]);
+      }
+    }
+    for (int v = 0; v < V; ++v) {
+      vf top = abs(sum[0][v]);
+      for (int i = 1; i < kGroup; ++i) top = max(top, abs(sum[i][v]));
+      const mask better = greater(top, best[v]);
+      best[v] = select(better, top, best[v]);
+      group[v] = select(better, set1(static_cast<float>(g)), group[v]);
+    }
+  }
+  for (int v = 0; v < V; ++v) store(winner + v * kLanes, group[v]);
+}
+
+// Scores the winning group of N patches again, atoms in lanes and the same products in the same order, so the same
+// bits, and takes the first atom of the largest |score|.
+template <int N>
+FASTSR_INLINE void find_anchors(const Sizes& z, const float* atoms, const float* block, const float* winner,
+                                int32_t* anchor) {
+  const float* w[N];
+  vf sum[N];
+  for (int i = 0; i < N; ++i) {
+    w[i] = atoms + static_cast<int64_t>(winner[i]) * z.n * kGroup;
+    sum[i] = set1(0.0f);
+  }
+  for (int64_t k = 0; k < z.n; ++k)
+    for (int i = 0; i < N; ++i) sum[i] = fmadd(set1(block[k * kBlock + i]), load(w[i] + k * kGroup), sum[i]);
+  for (int i = 0; i < N; ++i) {
+    float score[kLanes];
+    store(score, abs(sum[i]));
+    int best = 0;
+    for (int a = 1; a < kGroup; ++a)
+      if (score[a] > score[best]) best = a;
+    anchor[i] = static_cast<int32_t>(winner[i]) * kGroup + best;
+  }
+}
+
+// Features and anchors of all patches of the tile.
+void anchor_patches(const Sizes& z, const Room& room, const float* packed, float* scratch) {
+  const int64_t count = room.rows * room.vectors;
+  float* block = scratch + room.block;
+  float* features = scratch + room.features;
+  int32_t* anchors = reinterpret_cast<int32_t*>(scratch + room.anchors);
+  for (int64_t first_vector = 0; first_vector < count; first_vector += kWide) {
+    const int64_t used = min(kWide, count - first_vector);
+    const float* pixel[kWide];
+    for (int64_t v = 0; v < kWide; ++v) {
+      const int64_t vector = first_vector + min(v, used - 1);
+      pixel[v] = scratch + room.pixels + vector / room.vectors * z.s * z.s * room.line + vector % room.vectors * kLanes;
+    }
+    float winner[kBlock];
+    if (used == 1) {
+      compute_features<1>(z, room, packed + z.filters, pixel, block);
+      best_groups<1>(z, packed + z.atoms, block, winner);
+    } else {
+      compute_features<kWide>(z, room, packed + z.filters, pixel, block);
+      best_groups<kWide>(z, packed + z.atoms, block, winner);
+    }
+    for (int64_t v = 0; v < used; ++v) {
+      const int64_t vector = first_vector + v, row = vector / room.vectors, j = vector % room.vectors * kLanes;
+      const int64_t real = min(kLanes, room.columns - j), patch = row * room.columns + j;
+      int64_t i = 0;
+      for (; i + 4 <= real; i += 4)
+        find_anchors<4>(z, packed + z.atoms, block + v * kLanes + i, winner + v * kLanes + i, anchors + patch + i);
+      for (; i < real; ++i)
+        find_anchors<1>(z, packed + z.atoms, block + v * kLanes + i, winner + v * kLanes + i, anchors + patch + i);
+      for (int64_t k = 0; k < z.n; ++k)
+        for (i = 0; i < real; ++i) features[(patch + i) * z.n + k] = block[k * kBlock + v * kLanes + i];
+    }
+  }
+}
+
+// Details of N patches anchored to one atom.
+template <int N>
+FASTSR_INLINE void project(const Sizes& z, const float* matrix, const float* features, float* details,
+                           const int32_t* patches) {
+  const float* f[N];
+  for (int i = 0; i < N; ++i) f[i] = features + patches[i] * z.n;
+  for (int64_t c = 0; c < z.detail; c += kChunk * kLanes) {
+    vf sum[N][kChunk];
+    for (int i = 0; i < N; ++i)
+      for (int v = 0; v < kChunk; ++v) sum[i][v] = set1(0.0f);
+    for (int64_t k = 0; k < z.n; ++k) {
+      vf p[kChunk];
+      for (int v = 0; v < kChunk; ++v) p[v] = load(matrix + k * z.detail + c + v * kLanes);
+      for (int i = 0; i < N; ++i) {
+        const vf weight = set1(f[i][k]);
+        for (int v = 0; v < kChunk; ++v) sum[i][v] = fmadd(p[v], weight, sum[i][v]);
+      }
+    }
+    for (int i = 0; i < N; ++i)
+      for (int v = 0; v < kChunk; ++v) store(details + patches[i] * z.detail + c + v * kLanes, sum[i][v]);
+  }
+}
+
+// Sorts the patches by atom (counting sort) and projects bucket by bucket: each matrix is read once a tile.
+void project_patches(const Spec& spec, const Sizes& z, const Room& room, const float* packed, float* scratch) {
+  const int64_t patches = room.rows * room.columns;
+  const int32_t* anchors = reinterpret_cast<const int32_t*>(scratch + room.anchors);
+  int32_t* order = reinterpret_cast<int32_t*>(scratch + room.order);
+  int32_t* end = reinterpret_cast<int32_t*>(scratch + room.counts);
+  __builtin_memset(end, 0, static_cast<size_t>(spec.atoms + 1) * sizeof(int32_t));
+  for (int64_t p = 0; p < patches; ++p) ++end[anchors[p] + 1];
+  for (int64_t a = 0; a < spec.atoms; ++a) end[a + 1] += end[a];
+  for (int64_t p = 0; p < patches; ++p) order[end[anchors[p]]++] = static_cast<int32_t>(p);
+  const float* features = scratch + room.features;
+  float* details = scratch + room.details;
+  int64_t p = 0;
+  for (int64_t a = 0; a < spec.atoms; ++a) {
+    const float* matrix = packed + z.projections + a * z.n * z.detail;
+    for (; p + kTogether <= end[a]; p += kTogether) project<kTogether>(z, matrix, features, details, order + p);
+    for (; p + 2 <= end[a]; p += 2) project<2>(z, matrix, features, details, order + p);
+    for (; p < end[a]; ++p) project<1>(z, matrix, features, details, order + p);
+  }
+}
+
+// Each cell adds the means of its 9 details to x, always in the same order of patches.
+void combine(const Args& args, const Sizes& z, const Room& room, const float* details) {
+  const View& x = args.in[0];
+  const View& out = args.out;
+  const vf ninth = set1(1.0f / 9.0f);
+  for (int64_t i = 0; i < room.rows - 2; ++i) {
+    for (int64_t j = 0; j < room.columns - 2; ++j) {
+      float mean[64 + kLanes];
+      for (int64_t c = 0; c < z.cell; c += kLanes) {
+        vf sum = set1(0.0f);
+        for (int64_t a = 0; a < 3; ++a)
+          for (int64_t b = 0; b < 3; ++b)
+            sum = add(sum, load(details + ((i + a) * room.columns + j + b) * z.detail + ((2 - a) * 3 + 2 - b) * z.cell + c));
+        store(mean + c, mul(sum, ninth));
+      }
+      const int64_t y0 = out.rect.y0 + i * z.s, x0 = out.rect.x0 + j * z.s;
+      for (int64_t y = 0; y < min(z.s, out.rect.y1 - y0); ++y) {
+        const float* from = at(x, 0, y0 + y, x0);
+        float* to = at(out, 0, y0 + y, x0);
+        for (int64_t k = 0; k < min(z.s, out.rect.x1 - x0); ++k) to[k] = from[k] + mean[y * z.s + k];
+      }
+    }
+  }
+}
+
+void run(const Args& args) {
+  const Sizes z(*args.spec);
+  const Room room(*args.spec, args.out.rect);
+  const float* packed = static_cast<const float*>(args.packed);
+  float* scratch = static_cast<float*>(args.scratch);
+  split_phases(args.in[0], z, room, scratch + room.pixels);
+  anchor_patches(z, room, packed, scratch);
+  project_patches(*args.spec, z, room, packed, scratch);
+  combine(args, z, room, scratch + room.details);
+}
+
+}  // namespace
+}  // namespace fastsr
+
+FASTSR_KERNEL(anchored_regression) = {"anchored_regression", FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes,
+                                      fastsr::pack, fastsr::scratch_bytes, fastsr::run};

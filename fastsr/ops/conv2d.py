@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""conv2d: k x k stride-1 convolution with border, bias, activation and optional residual."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def pad(
+    x: Tensor,  # [N, C, H, W]
+    r: int,
+    border: str,
+) -> Tensor:  # [N, C, H + 2r, W + 2r]
+    """Extend by `r` pixels on each side: "zero", "replicate", or "symmetric" (edge pixel repeated, period 2n)."""
+    import torch
+
+    if border == "zero":
+        return torch.nn.functional.pad(x, (r, r, r, r))
+    mode = {"replicate": "edge", "symmetric": "symmetric"}[border]
+    rows, columns = (torch.from_numpy(np.pad(np.arange(n), r, mode=mode)) for n in x.shape[-2:])  # type: ignore[call-overload]
+    return x[..., rows, :][..., columns]
+
+
+def reference(
+    x: Tensor,  # [N, Ci, H, W] float
+    residual: Tensor | None = None,  # [N, Co, H, W]
+    *,
+    w: Tensor,  # [Co, Ci, k, k]
+    b: Tensor | None = None,  # [Co]
+    border: str = "zero",
+    activation: str = "none",
+    slope: float = 0.0,
+) -> Tensor:  # [N, Co, H, W]
+    """out = act(w * x + b) + residual, cross-correlation as torch has it.
+
+    >>> reference(torch.rand(1, 1, 8, 8), w=torch.rand(64, 1, 5, 5)).shape
+    torch.Size([1, 64, 8, 8])
+    """
+    import torch
+
+    y = torch.nn.functional.conv2d(pad(x, w.shape[-1] // 2, border), w, b)
+    if activation == "relu":
+        y = y.relu()
+    elif activation == "leaky_relu":
+        y = torch.nn.functional.leaky_relu(y, slope)
+    return y if residual is None else y + residual

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training images: read, reduced to Y, degraded by MATLAB bicubic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fastsr import _core
+from fastsr.errors import InputError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+def files(folders: Sequence[str | Path]) -> list[Path]:
+    """The image files under `folders`, sorted, so that a seed means the same everywhere."""
+    found = [p for folder in folders for p in sorted(Path(folder).rglob("*")) if p.suffix.lower() in SUFFIXES]
+    if not found:
+        raise InputError(f"no images under {', '.join(map(str, folders))}: give folders with PNG, JPEG or WebP files")
+    return found
+
+
+def luma(path: Path) -> np.ndarray:
+    """Y of MATLAB's rgb2ycbcr, rounded to 8 bit, as float32 [H, W] in [0, 1]."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        rgb = np.asarray(image.convert("RGB"), dtype=np.float64)
+    y = 16 + (rgb @ np.array([65.481, 128.553, 24.966])) / 255
+    return (np.floor(y + 0.5) / 255).astype(np.float32)
+
+
+def shrink(
+    y: np.ndarray,  # [H, W]
+    factor: float,
+) -> np.ndarray:
+    """imresize(y, factor), as the A+ authors make their twelve sizes."""
+    if factor == 1.0:
+        return y
+    h, w = (int(np.ceil(n * factor)) for n in y.shape)
+    return np.clip(_core.resize_bicubic(y[None], h, w, scale=factor)[0], 0, 1)
+
+
+def pair(
+    y: np.ndarray,  # [H, W]
+    scale: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(HR cropped to a multiple of scale, its bicubic reduction enlarged again), both [H', W']."""
+    h, w = (n - n % scale for n in y.shape)
+    hr = np.ascontiguousarray(y[:h, :w])
+    lr = _core.resize_bicubic(hr[None], h // scale, w // scale, scale=1 / scale)
+    return hr, _core.resize_bicubic(lr, h, w)[0]
