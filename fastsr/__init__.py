@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""fastsr: the fastest way to run published super-resolution networks.
+
+>>> import fastsr
+>>> out = fastsr.load("annet_x3").upscale(img)
+"""
+
+from fastsr.catalog import ModelInfo, models
+from fastsr.errors import DeviceError, FastsrError, InputError, LimitError, ModelError, OutputError
+from fastsr.upscaler import Upscaler, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DeviceError",
+    "FastsrError",
+    "InputError",
+    "LimitError",
+    "ModelError",
+    "ModelInfo",
+    "OutputError",
+    "Upscaler",
+    "__version__",
+    "load",
+    "models",
+]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: a time budget, checkpoints that survive a kill, EMA weights, validation PSNR."""
+"""The training loop: a step or time budget, checkpoints that survive a kill, EMA weights, validation PSNR."""
 
 from __future__ import annotations
 
@@ -14,26 +14,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastsr.errors import InputError, ModelError
+
 
 @dataclass
 class Schedule:
-    """Adam with a cosine from `lr` to `lr_end` over `steps`; one `minutes` budget per call, resumed by the next."""
+    """Adam with a cosine from `lr` to `lr_end` over `steps` or over `minutes` of training, whichever ends first.
 
-    steps: int
+    With `minutes` the learning rate follows the clock, so that it has come down when the time is up; only a run
+    bounded by `steps` alone can be repeated bit by bit.
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
     lr: float = 1e-3
     lr_end: float = 1e-6
     warmup: int = 200
     ema: float = 0.999
     clip: float = 0.1
-    bf16: bool = True
-    check_every: int = 500
-    minutes: float | None = None
+    half_until: float = 0.85
+    """the part of the schedule trained in bfloat16; the rest is float32"""
+    check_seconds: float = 60.0
 
-    def rate(self, step: int) -> float:
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        t = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
-        return self.lr_end + (self.lr - self.lr_end) * 0.5 * (1 + math.cos(math.pi * t))
+    def __post_init__(self) -> None:
+        if self.steps is None and self.minutes is None:
+            raise InputError("training has no end: give steps or minutes")
+
+    def progress(self, step: int, seconds: float) -> float:
+        """How much of the schedule is done, 0 to 1."""
+        by_steps = step / self.steps if self.steps else 0.0
+        by_time = seconds / (60 * self.minutes) if self.minutes else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    def rate(self, step: int, t: float) -> float:
+        """The learning rate at step `step`, `t` of the schedule done."""
+        cosine = self.lr_end + (self.lr - self.lr_end) * 0.5 * (1 + math.cos(math.pi * t))
+        return cosine * min(1.0, (step + 1) / self.warmup)
 
 
 @dataclass
@@ -42,13 +58,13 @@ class State:
 
     step: int = 0
     seconds: float = 0.0
-    best: float = -math.inf
+    psnr: float = -math.inf
     log: list[dict[str, float]] = field(default_factory=list)
 
 
 def train(
     model: nn.Module,
-    batch: Callable[[torch.Generator], tuple[Tensor, Tensor]],
+    loss_of: Callable[[nn.Module, torch.Generator, bool], Tensor],
     validate: Callable[[nn.Module], float],
     schedule: Schedule,
     *,
@@ -57,71 +73,84 @@ def train(
     resume: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[nn.Module, State]:
-    """Minimise the mean square error of `model` (Eq. 8) on batches (x, y); returns the EMA model and the log.
+    """Minimise `loss_of(model, generator, half)`; returns the EMA model and the log.
 
-    The batch drawn at step k depends on the seed and k only, so an interrupted and resumed run sees the same data as
-    an uninterrupted one.
+    The generator of step k depends on the seed and k only, so that an interrupted and resumed run sees the data of an
+    uninterrupted one. Raises ModelError when the checkpoint is not one of this model.
     """
     state = State()
-    ema = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema)
-    )
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema)
+    ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average)
     optimizer = torch.optim.Adam(model.parameters(), lr=schedule.lr)
     if resume and checkpoint.exists():
-        saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(saved["model"])
-        ema.load_state_dict(saved["ema"])
-        optimizer.load_state_dict(saved["optimizer"])
-        state = State(**saved["state"])
-        progress(f"resumed at step {state.step}")
-    begin = last_check = time.monotonic()
-    loss_sum, loss_count = 0.0, 0
-    while state.step < schedule.steps:
-        if schedule.minutes is not None and time.monotonic() - begin > schedule.minutes * 60:
-            break
+        state = _load(checkpoint, model, ema, optimizer)
+        progress(f"resumed at step {state.step}, {state.seconds:.0f} s")
+    clock = checked = time.monotonic()
+    sum_, count = 0.0, 0
+    while (t := schedule.progress(state.step, state.seconds)) < 1:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + state.step)
-        x, y = batch(generator)
         for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(state.step)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=schedule.bf16):
-            out = model(x)
-        loss = nn.functional.mse_loss(out.float(), y)
+            group["lr"] = schedule.rate(state.step, t)
+        loss = loss_of(model, generator, t < schedule.half_until)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
         optimizer.step()
         ema.update_parameters(model)
+        sum_, count = sum_ + loss.item(), count + 1
         state.step += 1
-        loss_sum += loss.item()
-        loss_count += 1
-        if state.step % schedule.check_every == 0 or state.step == schedule.steps:
-            state.seconds += time.monotonic() - last_check
-            last_check = time.monotonic()
-            psnr = validate(ema.module)
-            state.best = max(state.best, psnr)
-            train_psnr = -10 * math.log10(loss_sum / loss_count)
-            loss_sum, loss_count = 0.0, 0
-            state.log.append({"step": state.step, "seconds": state.seconds, "psnr": psnr, "train": train_psnr})
-            progress(
-                f"step {state.step}/{schedule.steps}  validation {psnr:.3f} dB  training {train_psnr:.3f} dB  "
-                f"{state.seconds:.0f} s"
-            )
-            save(checkpoint, model, ema, optimizer, state)
-    save(checkpoint, model, ema, optimizer, state)
+        now = time.monotonic()
+        state.seconds, clock = state.seconds + now - clock, now
+        if now - checked > schedule.check_seconds:
+            _check(state, ema.module, validate, sum_ / count, schedule, progress)
+            _save(checkpoint, model, ema, optimizer, state)
+            checked = clock = time.monotonic()  # looking is not training
+            sum_, count = 0.0, 0
+    if count:
+        _check(state, ema.module, validate, sum_ / count, schedule, progress)
+        _save(checkpoint, model, ema, optimizer, state)
     return ema.module, state
 
 
-def save(path: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Write the checkpoint beside its place and rename, so that a kill leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save(
-        {
-            "model": model.state_dict(),
-            "ema": ema.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "state": vars(state),
-        },
-        temporary,
+def _check(
+    state: State,
+    model: nn.Module,
+    validate: Callable[[nn.Module], float],
+    loss: float,
+    schedule: Schedule,
+    progress: Callable[[str], None],
+) -> None:
+    state.psnr = validate(model)
+    trained = -10 * math.log10(max(loss, 1e-12))
+    state.log.append({"step": state.step, "seconds": state.seconds, "psnr": state.psnr, "training": trained})
+    done = 100 * schedule.progress(state.step, state.seconds)
+    progress(
+        f"{done:3.0f} %  step {state.step}  {state.seconds:.0f} s  validation {state.psnr:.3f} dB  "
+        f"training {trained:.3f} dB"
     )
+
+
+def _save(
+    path: Path,
+    model: nn.Module,
+    ema: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: State,
+) -> None:
+    """Write the checkpoint beside its place and rename, so that a kill leaves the old one or the new one."""
+    temporary = path.with_suffix(".tmp")
+    parts: dict[str, Any] = {"model": model, "ema": ema, "optimizer": optimizer}
+    torch.save({k: v.state_dict() for k, v in parts.items()} | {"state": vars(state)}, temporary)
     os.replace(temporary, path)
+
+
+def _load(path: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    try:
+        saved: dict[str, Any] = torch.load(path, weights_only=True)
+        for key, part in (("model", model), ("ema", ema), ("optimizer", optimizer)):
+            part.load_state_dict(saved[key])
+        return State(**saved["state"])
+    except Exception as e:  # torch.load raises what it likes on a broken file
+        raise ModelError(
+            f"{path}: not a checkpoint of this model ({type(e).__name__}): delete it or drop --resume"
+        ) from e

@@ -17,20 +17,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastsr import modelfile
 from fastsr.errors import InputError
-from fastsr.models.annet import FEATURES, ANNet
-from fastsr.ops import anchored_regression
+from fastsr.families.annet import FEATURES, ANNet, Integration
 from fastsr.train import data as images
 from fastsr.train import regressors
 from fastsr.train.loop import Schedule, train
 
-PATCH, BATCH = 48, 32
+INTERIOR, BATCH = 40, 32  # HR pixels a crop teaches each way, crops a step
+UNIT = 16384  # a combination goes a little beyond [0, 1]: int16 steps of 2^-14 hold it at 94 dB
 STEPS = {(5, 3): 30_000, (9, 5, 5, 3): 20_000}
+LR = {(5, 3): 2e-3, (9, 5, 5, 3): 1e-3}
 
 
 def main(
@@ -51,6 +51,7 @@ def main(
     progress: Callable[[str], None] = print,
 ) -> Path:
     """Train ANNet for one scale; see the module's text. Returns the model file."""
+    sizes = tuple(sizes)
     if scale not in FEATURES:
         raise InputError(f"annet has no recipe for scale {scale}: choose one of {sorted(FEATURES)}")
     folder = Path(work)
@@ -59,13 +60,16 @@ def main(
     torch.manual_seed(seed)
     model = ANNet(scale, sizes, maps, atoms)
     dictionary = _dictionary_images(paths)
-    layer = _anchored_layer(folder / f"layer_x{scale}_{atoms}_{seed}.pt", dictionary, model, limit, seed, resume, progress)
+    layer = _anchored_layer(
+        folder / f"layer_x{scale}_{atoms}_{seed}.pt", dictionary, model, limit, seed, resume, progress
+    )
     for name, tensor in layer.items():
         getattr(model, name).copy_(tensor)
     # Stored as half floats (README of weights): train on what will be run.
     model.projections.copy_(model.projections.half())
-    steps = steps or STEPS.get(tuple(sizes), 20_000)
-    name = f"annet_{''.join(map(str, sizes))}_x{scale}" if tuple(sizes) != (5, 3) else f"annet_x{scale}"
+    if steps is None and minutes is None:
+        steps = STEPS.get(sizes, 20_000)
+    name = f"annet_{''.join(map(str, sizes))}_x{scale}" if sizes != (5, 3) else f"annet_x{scale}"
     recipe: dict[str, Any] = {
         "command": "fastsr train annet",
         "seed": seed,
@@ -78,11 +82,15 @@ def main(
     assert model.integration is not None
     model.integration.reset()
     pool = _combinations(folder / f"pool_x{scale}_{atoms}_{seed}.pt", paths, model, resume, progress)
-    checks = _combinations(folder / f"val_x{scale}_{atoms}_{seed}.pt", images.files(val), model, resume, progress) if val else pool[:4]
-    schedule = Schedule(steps=steps, minutes=minutes)
+    checks = (
+        _combinations(folder / f"val_x{scale}_{atoms}_{seed}.pt", images.files(val), model, resume, progress)
+        if val
+        else pool[:4]
+    )
+    schedule = Schedule(steps=steps, minutes=minutes, lr=LR.get(sizes, 1e-3))
     trained, state = train(
         model.integration,
-        lambda generator: _batch(pool, generator),
+        lambda net, generator, half: _loss(net, pool, generator, half),
         lambda net: _psnr(net, checks),
         schedule,
         checkpoint=folder / f"{name}_{seed}.pt",
@@ -91,7 +99,7 @@ def main(
         progress=progress,
     )
     model.integration.load_state_dict(trained.state_dict())
-    recipe |= {"steps": state.step, "planned_steps": steps, "minutes": round(state.seconds / 60, 1), "validation_psnr": round(state.best, 3)}
+    recipe |= {"steps": state.step, "minutes": round(state.seconds / 60, 1), "validation_psnr": round(state.psnr, 3)}
     target = Path(out or f"{name}.safetensors")
     plan, weights = model.lower()
     modelfile.write(
@@ -116,7 +124,13 @@ def _dictionary_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def _anchored_layer(
-    cache: Path, paths: Sequence[Path], model: ANNet, limit: int, seed: int, resume: bool, progress: Callable[[str], None]
+    cache: Path,
+    paths: Sequence[Path],
+    model: ANNet,
+    limit: int,
+    seed: int,
+    resume: bool,
+    progress: Callable[[str], None],
 ) -> dict[str, Tensor]:
     if resume and cache.exists():
         loaded: dict[str, Tensor] = torch.load(cache, weights_only=True)
@@ -140,7 +154,7 @@ def _anchored_layer(
 def _combinations(
     cache: Path, paths: Sequence[Path], model: ANNet, resume: bool, progress: Callable[[str], None]
 ) -> list[tuple[Tensor, Tensor]]:
-    """(combination, HR) of every image, [H, W] half precision: what the integration learns from."""
+    """(combination, HR) of every image, [H, W] int16 of 1 / UNIT: what the integration learns from."""
     if resume and cache.exists():
         loaded: list[tuple[Tensor, Tensor]] = torch.load(cache, weights_only=True)
         return loaded
@@ -149,7 +163,7 @@ def _combinations(
         hr, bicubic = images.pair(images.luma(path), model.scale)
         with torch.no_grad():
             y = model.combine(torch.from_numpy(bicubic)[None, None])[0, 0]
-        # uint16 steps of 2^-15 keep 90 dB; float16 would lose that near 1.
+        # int16 steps of 2^-14 keep 95 dB; half floats would lose that near 1.
         found.append((_quantise(y), _quantise(torch.from_numpy(hr))))
         if i % 50 == 0:
             progress(f"combinations {i}/{len(paths)}")
@@ -158,40 +172,34 @@ def _combinations(
 
 
 def _quantise(x: Tensor) -> Tensor:
-    return (x * 16384).round().clamp(-32768, 32767).to(torch.int16)
+    return (x * UNIT).round().clamp(-32768, 32767).to(torch.int16)
 
 
-def _batch(pool: Sequence[tuple[Tensor, Tensor]], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """BATCH crops of PATCH pixels, each flipped and turned at random."""
+def _loss(net: nn.Module, pool: Sequence[tuple[Tensor, Tensor]], generator: torch.Generator, half: bool) -> Tensor:
+    """Mean square error (Eq. 8) on BATCH crops that teach INTERIOR pixels each way, flipped and turned at random."""
+    assert isinstance(net, Integration)
+    r = net.radius
+    size = INTERIOR + 2 * r
     draw = torch.randint(1 << 30, (BATCH, 4), generator=generator).tolist()
     xs, ys = [], []
     for image, top, left, turn in draw:
         x, y = pool[image % len(pool)]
-        i, j = top % max(1, x.shape[0] - PATCH + 1), left % max(1, x.shape[1] - PATCH + 1)
-        x, y = (t[i : i + PATCH, j : j + PATCH].rot90(turn % 4) for t in (x, y))
+        i, j = top % max(1, x.shape[0] - size + 1), left % max(1, x.shape[1] - size + 1)
+        x, y = (t[i : i + size, j : j + size].rot90(turn % 4) for t in (x, y))
         if turn % 8 >= 4:
             x, y = x.flip(0), y.flip(0)
-        if x.shape == (PATCH, PATCH):
+        if x.shape == (size, size):  # an image may be smaller than a crop
             xs.append(x)
-            ys.append(y)
-    return torch.stack(xs)[:, None].float() / 16384, torch.stack(ys)[:, None].float() / 16384
+            ys.append(y[r:-r, r:-r])
+    out = net.interior(torch.stack(xs)[:, None].float() / UNIT, half)
+    return nn.functional.mse_loss(out, torch.stack(ys)[:, None].float() / UNIT)
 
 
-def _psnr(net: nn.Module, checks: Sequence[tuple[Tensor, Tensor]]) -> float:
-    total = 0.0
+def _psnr(net: Integration, checks: Sequence[tuple[Tensor, Tensor]]) -> float:
+    total, r = 0.0, net.radius
     with torch.no_grad():
         for x, y in checks:
-            out = net(x[None, None].float() / 16384)[0, 0]
-            error = (out - y.float() / 16384)[4:-4, 4:-4].pow(2).mean().item()
+            out = net.interior(x[None, None].float() / UNIT)[0, 0]
+            error = (out - y[r:-r, r:-r].float() / UNIT).pow(2).mean().item()
             total += -10 * math.log10(max(error, 1e-12))
     return total / len(checks)
-
-
-def combine_numpy(model: ANNet, bicubic: np.ndarray) -> np.ndarray:
-    """The combination of a bicubic image [H, W], for looking at the anchored layer alone."""
-    x = torch.from_numpy(bicubic)[None, None]
-    with torch.no_grad():
-        out = anchored_regression.reference(
-            x, filters=model.filters, atoms=model.atoms, projections=model.projections, stride=model.scale
-        )
-    return out[0, 0].numpy()

@@ -45,7 +45,10 @@ class Integration(nn.Module):
             assert isinstance(conv, nn.Conv2d)
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        nn.init.zeros_(self.convs[-1].weight)  # type: ignore[arg-type]
+        with torch.no_grad():
+            # Maps that start without a mean see structure, not brightness.
+            self.convs[0].weight.sub_(self.convs[0].weight.mean((1, 2, 3), keepdim=True))  # type: ignore[union-attr,operator,arg-type,call-overload]
+            self.convs[-1].weight.zero_()  # type: ignore[union-attr,operator]
 
     def forward(
         self,
@@ -54,11 +57,32 @@ class Integration(nn.Module):
         y = x
         for i, conv in enumerate(self.convs):
             assert isinstance(conv, nn.Conv2d)
-            last = i + 1 == len(self.convs)
-            y = conv2d.reference(
-                y, w=conv.weight, b=conv.bias, border="symmetric", activation="none" if last else "relu"
-            )
+            activation = "none" if i + 1 == len(self.convs) else "relu"
+            y = conv2d.reference(y, w=conv.weight, b=conv.bias, border="symmetric", activation=activation)
         return x + y
+
+    def interior(
+        self,
+        x: Tensor,  # [N, 1, H, W]
+        half: bool = False,
+    ) -> Tensor:  # [N, 1, H - 2r, W - 2r]
+        """The output where no border is read: what training looks at, free of padding's cost.
+
+        `half` computes in bfloat16 after the first layer, whose input, near 1, would lose half a grey level.
+        """
+        y = x
+        for i, conv in enumerate(self.convs):
+            assert isinstance(conv, nn.Conv2d)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half and i > 0):
+                y = nn.functional.conv2d(y, conv.weight, conv.bias)
+            if i + 1 < len(self.convs):
+                y = y.relu_()
+        r = self.radius
+        return x[..., r : x.shape[-2] - r, r : x.shape[-1] - r] + y.float()
+
+    @property
+    def radius(self) -> int:
+        return sum(conv.kernel_size[0] // 2 for conv in self.convs)  # type: ignore[union-attr,index,operator,misc]
 
 
 class ANNet(nn.Module):

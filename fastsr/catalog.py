@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Model names: the files in fastsr/weights, and paths to others."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastsr import modelfile
+from fastsr.errors import ModelError
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A shipped model, as its own file describes it."""
+
+    name: str
+    arch: str
+    scale: int
+    domain: str
+    licence: str
+    psnr: dict[str, Any]
+    """mean PSNR of Y in dB per test set, measured when the file was made"""
+    bytes: int
+    path: Path
+
+
+@functools.cache
+def models() -> tuple[ModelInfo, ...]:
+    """The shipped models, by name.
+
+    >>> [m.name for m in fastsr.models()]
+    """
+    found = []
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        meta = modelfile.read_meta(path)
+        found.append(
+            ModelInfo(
+                meta["name"],
+                meta["arch"],
+                int(meta["scale"]),
+                meta["domain"],
+                meta["licence"],
+                json.loads(meta["psnr"]),
+                path.stat().st_size,
+                path,
+            )
+        )
+    return tuple(found)
+
+
+def locate(name_or_path: str | Path, scale: int | None = None) -> Path:
+    """The file of a shipped model, or the path itself if it is one.
+
+    `scale` chooses among models whose name differs in its `_x` ending only: locate("annet", 3) is annet_x3.
+    Raises ModelError with the nearest names when there is no such model.
+    """
+    text = str(name_or_path)
+    by_name = {m.name: m.path for m in models()}
+    if text in by_name:
+        return by_name[text]
+    if scale is not None and f"{text}_x{scale}" in by_name:
+        return by_name[f"{text}_x{scale}"]
+    path = Path(text)
+    if path.suffix or path.exists() or len(path.parts) > 1:
+        if not path.exists():
+            raise ModelError(f"{text}: no such model file")
+        return path
+    near = difflib.get_close_matches(text, by_name, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(by_name) or 'no models installed'}"
+    raise ModelError(f"there is no model '{text}': {hint} (`fastsr models` lists them)")

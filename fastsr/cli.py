@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shell: one function per sub-command, no logic. Every error is one line and a non-zero exit; -v gives the trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fastsr.errors import FastsrError, InputError, OutputError
+
+DEFAULT_MODEL = "annet_x3"
+
+
+def main() -> None:
+    """Entry point of the `fastsr` command."""
+    verbose = "-v" in sys.argv[1:] or "--verbose" in sys.argv[1:]
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as e:
+        code = e.exit_code
+    except click.ClickException as e:
+        if verbose:
+            traceback.print_exc()
+        _say(e.format_message().replace("\n", " "))
+        code = e.exit_code
+    except FastsrError as e:
+        if verbose:
+            traceback.print_exc()
+        _say(str(e))
+        code = e.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        _say("interrupted")
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: say nothing at exit either
+        code = 141
+    except MemoryError:
+        _say("out of memory: lower --tile or set --memory-limit")
+        code = 4
+    except OSError as e:
+        if verbose:
+            traceback.print_exc()
+        _say(f"{e.filename or 'system'}: {e.strerror or e}")
+        code = 1
+    sys.exit(code or 0)
+
+
+def _say(line: str) -> None:
+    click.echo(f"fastsr: error: {line}", err=True)
+
+
+def _print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=2))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="fastsr", message="fastsr %(version)s")
+@click.option("-v", "--verbose", is_flag=True, help="Show the trace of an error.")
+def cli(verbose: bool) -> None:
+    """Enlarge images with published super-resolution networks, fast."""
+
+
+model_option = click.option(
+    "-m", "--model", default=DEFAULT_MODEL, show_default=True, help="A name from `fastsr models`, or a model file."
+)
+scale_option = click.option("--scale", type=int, help="Choose among models of one name: -m annet --scale 2.")
+threads_option = click.option("--threads", type=int, help="Default: all CPUs this process may use.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Show the trace of an error.")
+
+
+@cli.command("upscale")
+@click.argument("inputs", nargs=-1, required=True, metavar="IN...", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUT",
+    type=click.Path(path_type=Path),
+    help="A file, or with several inputs a folder.",
+)
+@model_option
+@scale_option
+@threads_option
+@click.option("--tile", type=int, help="Side of a tile in input pixels; the result does not depend on it.")
+@click.option("--memory-limit", type=int, metavar="MB", help="Memory the engine may hold, in MB.")
+@click.option("--executor", default="auto", show_default=True, help="auto, cpu, or reference (torch).")
+@click.option("--self-ensemble", is_flag=True, help="Mean over 8 flips and turns: better, 8 times the work.")
+@click.option("--overwrite", is_flag=True, help="Replace an output that exists when there are several inputs.")
+@verbose_option
+def cmd_upscale(
+    inputs: tuple[Path, ...],
+    output: Path,
+    model: str,
+    scale: int | None,
+    threads: int | None,
+    tile: int | None,
+    memory_limit: int | None,
+    executor: str,
+    self_ensemble: bool,
+    overwrite: bool,
+) -> None:
+    """Enlarge images: PNG, JPEG, WebP, TIFF, BMP, PPM.
+
+    A bad image among several is reported and the others are done; the exit code says that there was one.
+    """
+    from fastsr import image, load
+
+    several = len(inputs) > 1 or output.is_dir()
+    if several and not output.is_dir():
+        raise OutputError(f"{output}: several inputs need a folder that exists as output")
+    targets = [output / f"{p.stem}.png" if several else output for p in inputs]
+    for source, target in zip(inputs, targets, strict=True):
+        image.check_target(target)
+        if target.exists() and source.exists() and target.samefile(source):
+            raise OutputError(f"{target}: is the input itself; choose another output")
+        if several and target.exists() and not overwrite:
+            raise OutputError(f"{target}: exists already; give --overwrite to replace it")
+    if len({t.name for t in targets}) != len(targets):
+        raise InputError("two inputs have the same name and would overwrite each other")
+    upscaler = load(
+        model,
+        scale=scale,
+        executor=executor,
+        threads=threads,
+        tile=tile if tile is not None else "auto",
+        memory_limit=memory_limit * 1_000_000 if memory_limit else None,
+        self_ensemble=self_ensemble,
+    )
+    failed: FastsrError | None = None
+    for source, target in zip(inputs, targets, strict=True):
+        try:
+            image.write(upscaler.upscale(image.read(source)), target)
+        except FastsrError as e:
+            if not several:
+                raise
+            _say(str(e))
+            failed = e
+    if failed:
+        raise click.exceptions.Exit(failed.exit_code)
+
+
+@cli.command("models")
+@json_option
+@verbose_option
+def cmd_models(as_json: bool) -> None:
+    """List the models in the box with their measured PSNR."""
+    from fastsr import models
+
+    if as_json:
+        _print_json([{**vars(m), "path": str(m.path)} for m in models()])
+        return
+    click.echo(f"{'name':16} {'scale':5} {'size':>8}  mean PSNR of Y (dB)")
+    for m in models():
+        figures = "  ".join(f"{name} {value:.2f}" for name, value in m.psnr.items())
+        click.echo(f"{m.name:16} x{m.scale:<4} {m.bytes / 1e6:6.1f} MB  {figures}")
+
+
+@cli.command("info")
+@click.argument("model")
+@scale_option
+@json_option
+@verbose_option
+def cmd_info(model: str, scale: int | None, as_json: bool) -> None:
+    """Show what a model is and which step runs where."""
+    from fastsr import load
+
+    upscaler = load(model, scale=scale)
+    info = upscaler.info()
+    steps = upscaler.explain(360, 640)
+    if as_json:
+        _print_json({**info, "steps": steps})
+        return
+    for key, value in info.items():
+        click.echo(f"{key:14} {json.dumps(value) if isinstance(value, dict) else value}")
+    click.echo("\nfor an input of 640x360:")
+    for row in steps:
+        click.echo(
+            f"  {row['op']:20} {'x'.join(map(str, row['shape'])):>14}  {row['flops'] / 1e9:8.2f} GFLOP  {row['who']}"
+        )
+
+
+@cli.command("eval")
+@model_option
+@click.option(
+    "--data", required=True, type=click.Path(path_type=Path), help="A folder of HR images, or of such folders."
+)
+@scale_option
+@threads_option
+@click.option("--self-ensemble", is_flag=True, help="Mean over 8 flips and turns.")
+@json_option
+@verbose_option
+def cmd_eval(
+    model: str, data: Path, scale: int | None, threads: int | None, self_ensemble: bool, as_json: bool
+) -> None:
+    """Measure PSNR and SSIM of Y; LR images are made by MATLAB bicubic. Model "bicubic" is the baseline."""
+    from fastsr import load
+    from fastsr.evaluate import evaluate
+    from fastsr.evaluate.protocol import Bicubic
+
+    runs = (
+        Bicubic(scale or 3)
+        if model == "bicubic"
+        else load(model, scale=scale, threads=threads, self_ensemble=self_ensemble)
+    )
+    rows = evaluate(runs, data)
+    if as_json:
+        _print_json(rows[0] if len(rows) == 1 else rows)
+        return
+    for r in rows:
+        click.echo(
+            f"{r['model']:16} x{r['scale']}  {r['data']:10} {r['images']:4} images  "
+            f"PSNR {r['psnr_y']:.2f} dB  SSIM {r['ssim_y']:.4f}  {r['seconds']:.2f} s"
+        )
+
+
+@cli.command("bench")
+@model_option
+@click.option("--size", default="640x360", show_default=True, metavar="WxH", help="Size of the input.")
+@threads_option
+@click.option("--precision", default="fp32", show_default=True)
+@click.option("--engines", help="Comma-separated; default: all that are installed.")
+@click.option("--seconds", default=10.0, show_default=True, help="Time to spend measuring.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Also write a bar chart to this file.")
+@json_option
+@verbose_option
+def cmd_bench(
+    model: str,
+    size: str,
+    threads: int | None,
+    precision: str,
+    engines: str | None,
+    seconds: float,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Time a model against other engines: interleaved in one run, outputs compared first."""
+    from fastsr import benchmark
+
+    w, _, h = size.lower().partition("x")
+    if not (w.isdecimal() and h.isdecimal() and int(w) and int(h)):
+        raise InputError(f"--size {size} is not WIDTHxHEIGHT, for example 640x360")
+    report = benchmark.run(
+        model,
+        size=(int(w), int(h)),
+        threads=threads,
+        precision=precision,
+        engines=engines.split(",") if engines else None,
+        seconds=seconds,
+        plot=plot,
+    )
+    if as_json:
+        _print_json(report)
+        return
+    click.echo(
+        f"{report['model']} from {size}, {report['threads']} threads, {report['precision']}, FMA peak {report['peak_gflops']:.0f} GFLOP/s"
+    )
+    for row in report["results"]:
+        click.echo(
+            f"  {row['engine']:20} {row['ms_median']:9.1f} ms median  {row['ms_min']:9.1f} ms min  {row['mpix_per_s']:7.2f} Mpx/s out"
+        )
+    if report["best_peer"]:
+        click.echo(f"  {report['ratio']:.2f} times as fast as the best peer, {report['best_peer']}")
+
+
+@cli.command("train")
+@click.argument("family")
+@click.option("--scale", type=int, required=True)
+@click.option(
+    "--data",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of HR images; may be given again.",
+)
+@click.option("--val", multiple=True, type=click.Path(path_type=Path), help="Folder of validation images.")
+@click.option("--sizes", default="5-3", show_default=True, help="Filter sizes of the integration network.")
+@click.option("--minutes", type=float, help="Time to train; a later --resume goes on.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="The model file to write.")
+@click.option("--work", type=click.Path(path_type=Path), help="Folder for checkpoints and caches.")
+@click.option("--resume", is_flag=True, help="Go on from what is in --work.")
+@verbose_option
+def cmd_train(family: str, sizes: str, work: Path | None, **options: Any) -> None:
+    """Train a family from HR images by its recipe; the result is a model file."""
+    from fastsr import train
+
+    if not all(part.isdecimal() for part in sizes.split("-")):
+        raise InputError(f"--sizes {sizes} is not a list of odd sizes like 9-5-5-3")
+    train.run(
+        family,
+        sizes=tuple(int(part) for part in sizes.split("-")),
+        work=work or Path(f"train_{family}"),
+        progress=lambda line: click.echo(line, err=True),
+        **options,
+    )
+
+
+@cli.command("convert")
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--scale", type=int, help="Where the checkpoint does not say it.")
+@verbose_option
+def cmd_convert(source: Path, output: Path, scale: int | None) -> None:
+    """Make a model file of somebody else's checkpoint: the A+ authors' .mat files."""
+    from fastsr import convert
+
+    convert.convert(source, output, scale=scale)
+    click.echo(f"wrote {output}")
+
+
+@cli.command("doctor")
+@json_option
+@verbose_option
+def cmd_doctor(as_json: bool) -> None:
+    """Show what fastsr finds on this machine."""
+    from fastsr import doctor
+
+    report = doctor.examine()
+    if as_json:
+        _print_json(report)
+        return
+    for key, value in report.items():
+        click.echo(f"{key:12} {value}")

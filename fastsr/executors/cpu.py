@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CPU executor: the whole plan inside the C++ core, one arena, no Python between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastsr import _core
+from fastsr.errors import DeviceError
+from fastsr.plan import Plan
+
+
+class PreparedCpu:
+    def __init__(self, session: _core.Session) -> None:
+        self.session = session
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return self.session.run(np.ascontiguousarray(x, dtype=np.float32))
+
+    def explain(self, h: int, w: int) -> list[dict[str, Any]]:
+        return self.session.explain(h, w)
+
+
+class CpuExecutor:
+    name = "cpu"
+
+    def supports(self, plan: Plan) -> str | None:
+        missing = sorted({step.op for step in plan.steps} - set(_core.ops()))
+        return f"no CPU kernel for {', '.join(missing)}" if missing else None
+
+    def prepare(
+        self,
+        plan: Plan,
+        weights: Mapping[str, np.ndarray],
+        *,
+        threads: int | None = None,
+        tile: int = 0,
+        memory_limit: int | None = None,
+        precision: str = "fp32",
+    ) -> PreparedCpu:
+        if precision != "fp32":
+            raise DeviceError(f"precision {precision!r} is not available on the CPU yet: use fp32")
+        arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in weights.items()}
+        session = _core.Session(plan.to_dict(), arrays, threads=threads or 0, tile=tile, memory_limit=memory_limit or 0)
+        return PreparedCpu(session)
+
+
+EXECUTOR = CpuExecutor()

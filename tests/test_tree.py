@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tree keeps its promises: the grid of ops is complete, imports go one way, kernel files export one symbol."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastsr
+from fastsr import _core
+from fastsr.ops import OPS
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "fastsr"
+
+# module -> the modules of ours it may import (HOUSE: who may import whom). A package stands for what is in it.
+ALLOWED = {
+    "errors": set(),
+    "plan": {"errors"},
+    "ops": {"ops"},
+    "families": {"plan", "ops", "errors"},
+    "modelfile": {"plan", "errors", "executors"},
+    "catalog": {"modelfile", "errors"},
+    "executors": {"plan", "ops", "errors", "_core"},
+    "metrics": {"errors"},
+    "image": {"errors"},
+    "color": {"errors", "_core", "image"},
+    "upscaler": {"catalog", "image", "color", "executors", "modelfile", "plan", "errors", "_core", "convert"},
+    "convert": {"families", "modelfile", "plan", "errors", "ops", "train"},
+    "train": {"families", "modelfile", "metrics", "ops", "upscaler", "evaluate", "errors", "_core", "train"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """The first-level fastsr modules that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "fastsr":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("fastsr.")}
+    return found
+
+
+def test_the_grid_is_complete() -> None:
+    assert tuple(_core.ops()) == OPS
+    for op in OPS:
+        for cell in (
+            f"fastsr/ops/{op}.py",
+            f"csrc/ops/{op}.cpp",
+            f"csrc/cpu/{op}.cpp",
+            f"tests/ops/test_{op}.py",
+            f"bench/bench_{op}.py",
+        ):
+            assert (ROOT / cell).exists(), f"{op} has no {cell}"
+
+
+@pytest.mark.parametrize("module", sorted(ALLOWED))
+def test_imports_go_one_way(module: str) -> None:
+    target = PACKAGE / module
+    files = list(target.rglob("*.py")) if target.is_dir() else [PACKAGE / f"{module}.py"]
+    for path in files:
+        extra = imported(path) - ALLOWED[module] - {module}
+        assert not extra, f"{path.relative_to(ROOT)} imports fastsr.{', fastsr.'.join(sorted(extra))}"
+
+
+def test_the_core_includes_neither_python_nor_torch() -> None:
+    for path in [*ROOT.glob("csrc/core/*"), *ROOT.glob("csrc/cpu/*"), *ROOT.glob("csrc/ops/*")]:
+        text = path.read_text()
+        assert not re.search(r"#include\s*[<\"](Python|pybind11|torch)", text), path
+    for path in ROOT.glob("csrc/cpu/*"):
+        for header in re.findall(r'#include "([^"]+)"', path.read_text()):
+            assert header in ("core/kernel.h", "core/tensor.h") or header.startswith("cpu/"), f"{path}: {header}"
+        assert not re.search(r"#include <(?!cstddef|cstdint|immintrin\.h|arm_neon\.h)", path.read_text()), path
+
+
+def test_kernel_objects_export_one_symbol() -> None:
+    objects = sorted((ROOT / "build").rglob("fastsr_cpu_*/**/*.o")) or sorted((ROOT / "build").rglob("cpu/*.o"))
+    if not objects:
+        pytest.skip("no build tree: installed from a wheel")
+    for path in objects:
+        lines = subprocess.run(
+            ["nm", "--defined-only", "--extern-only", str(path)], capture_output=True, text=True, check=True
+        )
+        symbols = [line.split()[-1] for line in lines.stdout.splitlines()]
+        assert len(symbols) == 1, f"{path.name} of {path.parent} exports {symbols}"
+        assert symbols[0].startswith("fastsr_kernel_"), symbols
+
+
+def test_importing_fastsr_imports_no_torch() -> None:
+    code = "import sys, fastsr; print(sorted({'torch', 'scipy', 'sklearn', 'PIL', 'triton'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert result.stdout.strip() == "[]"
+
+
+def test_files_can_be_read_at_one_sitting() -> None:
+    for pattern in ("fastsr/**/*.py", "csrc/**/*.cpp", "csrc/**/*.h", "tests/**/*.py", "bench/**/*.py"):
+        for path in ROOT.glob(pattern):
+            lines = len(path.read_text().splitlines())
+            assert lines <= 500, f"{path.relative_to(ROOT)} has {lines} lines"
+
+
+def test_no_todo_without_an_issue() -> None:
+    for pattern in ("fastsr/**/*.py", "csrc/**/*.cpp", "csrc/**/*.h"):
+        for path in ROOT.glob(pattern):
+            for line in path.read_text().splitlines():
+                assert "TODO" not in line or re.search(r"TODO\(#\d+\)", line), f"{path}: {line.strip()}"
+
+
+def test_public_surface() -> None:
+    assert set(fastsr.__all__) >= {"load", "models", "Upscaler", "FastsrError", "__version__"}
