@@ -18,25 +18,23 @@ def omp(
 ) -> tuple[Tensor, Tensor]:  # indices [S, sparsity], coefficients [S, sparsity]
     """Orthogonal matching pursuit, Eq. 1: greedily the atom of largest |correlation|, then least squares on all chosen.
 
-    Works on correlations and the Gram matrix (batch OMP), so a signal is read once whatever the sparsity.
+    Signals go through in batches; the least squares read the Gram matrix, which is computed once (batch OMP).
     """
     gram = atoms @ atoms.T
     indices, coefficients = [], []
     for part in x.split(BATCH):
-        first = part @ atoms.T
-        left = first.clone()
+        first = left = part @ atoms.T
         chosen = torch.empty(len(part), 0, dtype=torch.long)
         solution = torch.empty(len(part), 0)
-        for _ in range(sparsity):
+        for step in range(sparsity):
+            if step:
+                # n is far below the number of atoms: correlating the residual anew is cheaper than updating by Gram rows.
+                left = (part - (solution[:, :, None] * atoms[chosen]).sum(1)) @ atoms.T
             # An atom chosen before has no correlation left but rounding: keep it out.
-            left.scatter_(1, chosen, 0.0)
-            chosen = torch.cat([chosen, left.abs().argmax(1, keepdim=True)], 1)
-            sub = gram[chosen[:, :, None], chosen[:, None, :]]
-            sub = sub + 1e-6 * torch.eye(chosen.shape[1])
+            left = left.abs().scatter_(1, chosen, -1.0)
+            chosen = torch.cat([chosen, left.argmax(1, keepdim=True)], 1)
+            sub = gram[chosen[:, :, None], chosen[:, None, :]] + 1e-6 * torch.eye(step + 1)
             solution = torch.linalg.solve(sub, first.gather(1, chosen).unsqueeze(2)).squeeze(2)
-            left = first.clone()
-            for j in range(chosen.shape[1]):
-                left -= solution[:, j : j + 1] * gram[chosen[:, j]]
         indices.append(chosen)
         coefficients.append(solution)
     return torch.cat(indices), torch.cat(coefficients)

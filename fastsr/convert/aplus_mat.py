@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The A+ authors' release: `Aplus_x<s>_*.mat` (regressors) and `conf_Zeyde_*_finalx<s>.mat` (PCA, dictionary).
+
+Their features (4 derivative filters on a patch, PCA) are linear and become n1 filters of 5s x 5s. MATLAB stacks a patch
+column by column; fastsr row by row. What comes out is ANNet without its integration subnetwork.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastsr.convert import Converted
+from fastsr.errors import ModelError
+
+LICENCE = "research use (the A+ authors' release, Timofte et al. 2014)"
+
+
+def read(path: Path) -> Converted:
+    """Read regressors; their dictionary is looked for in the same folder. Raises ModelError, one line."""
+    import torch
+
+    from fastsr.families.annet import ANNet
+
+    cells = _field(path, _load(path), "Aplus_PPs")
+    cells = cells[0, 0] if cells.size == 1 else cells
+    try:
+        projections = np.stack([np.asarray(p, dtype=np.float64) for p in cells.ravel()])
+    except (TypeError, ValueError):
+        raise ModelError(f"{path}: Aplus_PPs does not hold matrices of one size") from None
+    count, pixels, n1 = projections.shape if projections.ndim == 3 else (0, 0, 0)
+    scale = math.isqrt(pixels // 9)
+    if scale < 2 or 9 * scale * scale != pixels:
+        raise ModelError(f"{path}: regressors of shape {projections.shape[1:]} are not those of a 3s x 3s patch")
+    filters, atoms = _dictionary(path.parent, scale)
+    if atoms.shape != (count, n1):
+        raise ModelError(f"{path}: {count} regressors for {n1} features, but the dictionary is {atoms.shape}")
+    model = ANNet(scale, (), atoms=count, features=n1)
+    model.filters = torch.from_numpy(filters).float()
+    model.atoms = torch.from_numpy(atoms).float()
+    model.projections = torch.from_numpy(_rows(projections, 1, scale)).float()
+    plan, weights = model.lower()
+    recipe = {"converted_from": path.name}
+    return Converted(plan, weights, f"aplus_x{scale}", "annet", model.config, LICENCE, recipe)
+
+
+def _dictionary(folder: Path, scale: int) -> tuple[np.ndarray, np.ndarray]:  # [n1, 5s, 5s], [A, n1]
+    from fastsr.train.regressors import raw_filters
+
+    found = sorted(folder.glob(f"conf_*x{scale}.mat"))
+    if not found:
+        raise ModelError(f"{folder}: no conf_*x{scale}.mat there: put the authors' dictionary beside the regressors")
+    conf = _field(found[0], _load(found[0]), "conf")
+    try:
+        basis, atoms = conf["V_pca"][0, 0].astype(np.float64), conf["dict_lores"][0, 0].astype(np.float64).T
+        basis = _rows(basis.reshape(4, 9 * scale * scale, -1), 1, scale)
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError):
+        raise ModelError(f"{found[0]}: conf.V_pca or conf.dict_lores is missing or has an unexpected shape") from None
+    raw = raw_filters(scale).numpy()
+    filters = np.einsum("kn,kij->nij", basis.reshape(len(raw), -1), raw)
+    return filters, atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+
+
+def _rows(a: np.ndarray, axis: int, scale: int) -> np.ndarray:
+    """Reorder an axis of 9 s s patch pixels from column by column to row by row."""
+    m = 3 * scale
+    order = np.arange(m * m).reshape(m, m).T.ravel()
+    return np.take(a, order, axis=axis)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    from scipy.io import loadmat
+
+    try:
+        data: dict[str, Any] = loadmat(path)
+    except OSError as e:
+        raise ModelError(f"{path}: cannot be read: {e.strerror or e}") from None
+    except Exception as e:  # loadmat raises what it likes on a broken file
+        raise ModelError(f"{path}: not a MATLAB file ({type(e).__name__}: {e})") from None
+    return data
+
+
+def _field(path: Path, data: dict[str, Any], name: str) -> np.ndarray:
+    if name not in data:
+        raise ModelError(f"{path}: holds no '{name}': not the A+ authors' file")
+    found: np.ndarray = data[name]
+    return found

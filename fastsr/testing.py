@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests and benchmarks share: seeded inputs, the one table of tolerances, and the run of a plan everywhere.
+
+No test passes a tolerance of its own: `assert_matches` holds an fp32 result to DESIGN's limit, 1e-5 absolute on
+outputs of order 1, scaled by the size of the output where it is larger.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastsr import _core, executors
+from fastsr.plan import Param, Plan, Step
+
+TOLERANCE = {"fp32": 1e-5}
+"""precision -> max abs error against float64, outputs of order 1"""
+
+UGLY = ((1, 1), (1, 7), (13, 1), (2, 2), (17, 31), (33, 47))
+"""h, w that break assumptions: single pixels, primes, one past a vector"""
+
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"threads": 1},
+    {"threads": 2, "shuffle": 1},
+    {"threads": 3, "tile": 5, "shuffle": 2},
+    {"threads": 1, "tile": 16},
+)
+"""threads, tile and task order that may not change a bit"""
+
+
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def step(op: str, inputs: tuple[str, ...], out: str, weights: dict[str, str] | None = None, **params: Param) -> Step:
+    return Step(op, inputs, out, weights or {}, params)
+
+
+def conv_weights(shapes: list[tuple[int, int, int]], seed: int) -> dict[str, np.ndarray]:
+    """w0, b0, w1, ... for (Co, Ci, k), scaled so that values stay of order 1."""
+    random = rng(seed)
+    weights = {}
+    for i, (co, ci, k) in enumerate(shapes):
+        weights[f"w{i}"] = (random.standard_normal((co, ci, k, k)) / np.sqrt(2 * ci * k * k)).astype(np.float32)
+        weights[f"b{i}"] = (0.1 * random.standard_normal(co)).astype(np.float32)
+    return weights
+
+
+def anchored_weights(scale: int, f: int, features: int, atoms: int, seed: int) -> dict[str, np.ndarray]:
+    """filters, atoms, projections with unit atoms and details of order 0.1."""
+    random = rng(seed)
+    d = random.standard_normal((atoms, features))
+    return {
+        "filters": (random.standard_normal((features, f, f)) / f).astype(np.float32),
+        "atoms": (d / np.linalg.norm(d, axis=1, keepdims=True)).astype(np.float32),
+        "projections": (random.standard_normal((atoms, 9 * scale * scale, features)) / (4 * features)).astype(
+            np.float32
+        ),
+    }
+
+
+def assert_matches(out: np.ndarray, expected: np.ndarray, precision: str = "fp32") -> None:
+    """`out` equals the float64 `expected` within the table; NaN (poison that was read or not overwritten) never does."""
+    assert out.shape == expected.shape, (out.shape, expected.shape)
+    assert np.isfinite(out).all(), (
+        "the output holds NaN: scratch was read before it was written, or not all was written"
+    )
+    size = max(1.0, float(np.abs(expected).max()))
+    worst = float(np.abs(out - expected).max())
+    assert worst <= TOLERANCE[precision] * size, f"max abs error {worst:.3g} on outputs of size {size:.3g}"
+
+
+def run_everywhere(x: np.ndarray, scale: int, steps: list[Step], weights: dict[str, np.ndarray]) -> np.ndarray:
+    """Run a plan on every ISA with every setting, scratch poisoned: right, and the same bytes for all settings.
+
+    Returns the float64 reference.
+    """
+    plan = Plan("y" if x.shape[0] == 1 else "rgb", scale, tuple(steps))
+    reference = executors.get("reference").prepare(plan, weights, precision="fp64").run(x)
+    for isa in _core.isas():
+        results = [_core.Session(plan.to_dict(), weights, isa=isa, poison=True, **s).run(x) for s in SETTINGS]
+        assert_matches(results[0], reference)
+        for setting, result in zip(SETTINGS, results, strict=True):
+            assert result.tobytes() == results[0].tobytes(), f"{isa}: {setting} changed the output"
+    return reference

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shared fixtures: ../shared where it is at hand, small model files, one Hypothesis profile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from fastsr import modelfile
+from fastsr.plan import Plan, Step
+
+settings.register_profile(
+    "fastsr", max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("fastsr")
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of research data beside the repository; tests that need it skip without."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared is not here")
+    return SHARED
+
+
+@pytest.fixture
+def small_model(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a small model file (bicubic, then two convolutions) and returns its path."""
+
+    def write(name: str = "small", domain: str = "y", scale: int = 2) -> Path:
+        random = np.random.default_rng(5)
+        c = 1 if domain == "y" else 3
+        weights = {
+            "w0": (random.standard_normal((8, c, 3, 3)) / 5).astype(np.float32),
+            "w1": (random.standard_normal((c, 8, 3, 3)) / 50).astype(np.float32),
+        }
+        plan = Plan(
+            domain,
+            scale,
+            (
+                Step("resize_bicubic", ("lr",), "b", {}, {"scale": scale}),
+                Step("conv2d", ("b",), "m", {"w": "w0"}, {"border": "symmetric", "activation": "relu"}),
+                Step("conv2d", ("m", "b"), "out", {"w": "w1"}, {"border": "symmetric"}),
+            ),
+        )
+        path = tmp_path / f"{name}.safetensors"
+        modelfile.write(
+            path, plan, weights, name=name, arch="test", config={}, licence="Apache-2.0", recipe={"seed": 5}, psnr={}
+        )
+        return path
+
+    return write

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""anchored_regression against its float64 reference, on every ISA; ties; and the anchors of real images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastsr import _core, executors, modelfile
+from fastsr.catalog import WEIGHTS
+from fastsr.plan import Plan
+from fastsr.testing import anchored_weights, assert_matches, rng, run_everywhere, step
+
+torch = pytest.importorskip("torch")
+ROLES = {"filters": "filters", "atoms": "atoms", "projections": "projections"}
+
+
+@given(
+    h=st.integers(1, 30),
+    w=st.integers(1, 60),
+    scale=st.integers(1, 4),
+    wide=st.booleans(),
+    features=st.integers(1, 37),
+    atoms=st.integers(1, 70),
+    seed=st.integers(0, 99),
+)
+def test_kernel_matches_the_reference(
+    h: int, w: int, scale: int, wide: bool, features: int, atoms: int, seed: int
+) -> None:
+    x = rng(seed).random((1, h, w), dtype=np.float32)
+    weights = anchored_weights(scale, (5 if wide else 3) * scale, features, atoms, seed)
+    steps = [
+        step("resize_bicubic", ("lr",), "b", scale=scale),
+        step("anchored_regression", ("b",), "out", ROLES, stride=scale),
+    ]
+    run_everywhere(x, scale, steps, weights)
+
+
+def test_ties_go_to_the_lowest_index() -> None:
+    # Atoms 3 and 20 are equal, atom 9 is their negative: all score the same; the rest score less.
+    weights = anchored_weights(1, 3, 4, 24, 0)
+    random = rng(1)
+    weights["atoms"][:] = random.standard_normal((24, 4)).astype(np.float32) * 1e-3
+    weights["atoms"][3] = weights["atoms"][20] = [1, 0, 0, 0]
+    weights["atoms"][9] = [-1, 0, 0, 0]
+    weights["filters"][1:] *= 1e-3
+    x = random.random((1, 16, 16), dtype=np.float32)
+    run_everywhere(x, 1, [step("anchored_regression", ("lr",), "out", ROLES, stride=1)], weights)
+
+
+def test_a_flat_image_is_left_alone() -> None:
+    """Zero features score zero on every atom: anchor 0, detail 0."""
+    weights = anchored_weights(2, 10, 8, 16, 0)
+    weights["filters"] -= weights["filters"].mean((1, 2), keepdims=True)
+    x = np.full((1, 20, 20), 0.5, np.float32)
+    plan = Plan("y", 1, (step("anchored_regression", ("lr",), "out", ROLES, stride=1),))
+    weights = anchored_weights(1, 5, 8, 16, 0)
+    weights["filters"] = weights["filters"] - weights["filters"].mean((1, 2), keepdims=True)
+    out = _core.Session(plan.to_dict(), weights).run(x)
+    assert_matches(out, x.astype(np.float64))
+
+
+@pytest.mark.skipif(not (WEIGHTS / "annet_x3.safetensors").exists(), reason="annet_x3 is not in the box")
+def test_anchors_of_real_images_agree(shared: Path) -> None:
+    """On >= 99.99 % of the patches of Set14 (x3) fp32 picks float64's atom.
+
+    The anchor is made visible: the projection of atom a adds a / 1024 to one pixel of its patch through a constant
+    feature, so that the detail names the atom.
+    """
+    from fastsr.evaluate.protocol import files, load_y
+    from fastsr.ops import anchored_regression
+
+    model = modelfile.read(WEIGHTS / "annet_x3.safetensors")
+    plan = Plan("y", 3, (*model.plan.steps[:1], step("anchored_regression", ("bicubic",), "out", ROLES, stride=3)))
+    weights = {name: model.weights[name] for name in plan.tensor_names}
+    session = _core.Session(plan.to_dict(), weights)
+    reference = executors.get("reference").prepare(plan, weights, precision="fp64")
+    wrong = patches = 0
+    for path in files(shared / "data/test/Set14")[::3]:
+        y = load_y(path)[:240, :240].astype(np.float32)[None] / 255
+        lr = _core.resize_bicubic(y, y.shape[1] // 3, y.shape[2] // 3)
+        out, expected = session.run(lr), reference.run(lr)
+        # A flipped anchor moves the 9 cells of its patch; any pixel off by more than rounding reveals it.
+        wrong += int((np.abs(out - expected) > 1e-5).sum() // 9)
+        patches += (lr.shape[1] + 2) * (lr.shape[2] + 2)
+    assert patches > 10_000
+    assert wrong <= patches * 1e-4
+    assert anchored_regression.CHUNK > 0
