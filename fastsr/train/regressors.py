@@ -7,7 +7,8 @@ composed into n1 filters of 5s x 5s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -76,15 +77,38 @@ def learn_filters(images: Sequence[np.ndarray], scale: int, count: int) -> Tenso
 
 
 def samples(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]], filters: Tensor, scale: int
+    hr: np.ndarray,  # [H, W]
+    bicubic: np.ndarray,  # [H, W]
+    filters: Tensor,
+    scale: int,
 ) -> tuple[Tensor, Tensor]:  # features [S, n1], HR residuals [S, 9 s s]
-    """Feature and missing detail of every patch of (HR, bicubic) pairs."""
+    """Feature and missing detail of every patch of one image."""
+    x = torch.from_numpy(bicubic)[None, None]
+    low = anchored_regression.features(x, filters, scale)[0].flatten(1).T
+    detail = pad(torch.from_numpy(hr)[None, None] - x, 2 * scale, "symmetric")
+    return low, torch.nn.functional.unfold(detail, 3 * scale, stride=scale)[0].T
+
+
+def draw(
+    images: Sequence[np.ndarray],
+    sizes: Sequence[Sequence[float]],
+    filters: Tensor,
+    scale: int,
+    limit: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:  # features [S, n1], HR residuals [S, 9 s s], S near limit at most
+    """Patches of every image at its `sizes` (factors of reduction), thinned at random to about `limit` in all."""
+    areas = [(np.array(y.shape) * size // scale + 2).prod() for y, own in zip(images, sizes, strict=True) for size in own]
+    keep = min(1.0, limit / float(sum(areas)))
     lows, highs = [], []
-    for hr, bicubic in pairs:
-        x = torch.from_numpy(bicubic)[None, None]
-        lows.append(anchored_regression.features(x, filters, scale)[0].flatten(1).T)
-        detail = pad(torch.from_numpy(hr)[None, None] - x, 2 * scale, "symmetric")
-        highs.append(torch.nn.functional.unfold(detail, 3 * scale, stride=scale)[0].T)
+    for y, own in zip(images, sizes, strict=True):
+        for size in own:
+            low, high = samples(*data.pair(data.shrink(y, size), scale), filters, scale)
+            if keep < 1:
+                kept = torch.rand(len(low), generator=generator) < keep
+                low, high = low[kept], high[kept]
+            lows.append(low.contiguous())
+            highs.append(high.contiguous())
     return torch.cat(lows), torch.cat(highs)
 
 
@@ -93,20 +117,21 @@ def learn_projections(
     high: Tensor,  # [S, 9 s s]
     atoms: Tensor,  # [A, n1]
     progress: Callable[[str], None] = lambda line: None,
+    neighbours: int = NEIGHBOURS,
 ) -> Tensor:  # [A, 9 s s, n1]
-    """A+ regressors: per atom, ridge regression on its 2048 nearest samples, P = H L' (L L' + 0.1 I)^-1.
+    """A+ regressors: per atom, ridge regression on its nearest samples, P = H L' (L L' + 0.1 I)^-1 (paper 000, Eq. 5).
 
     A sample and its negative are the same evidence for a linear map, so nearness is |d . l|, as at test time.
     """
     norm = low.norm(dim=1, keepdim=True)
     low = low / norm.clamp_min(1e-12)
-    high = high / torch.where(norm < 0.1, torch.ones_like(norm), norm)
+    scale = torch.where(norm < 0.1, torch.ones_like(norm), norm)
     eye = RIDGE * torch.eye(low.shape[1], dtype=torch.float64)
     out = []
     for i, part in enumerate(atoms.split(16)):
-        near = (part @ low.T).abs().topk(min(NEIGHBOURS, len(low)), dim=1, sorted=False).indices
+        near = (part @ low.T).abs_().topk(min(neighbours, len(low)), dim=1, sorted=False).indices
         for rows in near:
-            lo, hi = low[rows].double(), high[rows].double()
+            lo, hi = low[rows].double(), (high[rows] / scale[rows]).double()
             out.append(torch.linalg.solve(lo.T @ lo + eye, lo.T @ hi).T.float())
         if i % 8 == 0:
             progress(f"regressors {16 * i}/{len(atoms)}")
@@ -114,38 +139,30 @@ def learn_projections(
 
 
 def learn(
-    paths: Sequence[data.Path],
+    paths: Sequence[Path],
     scale: int,
     *,
     features: int,
     atoms: int = 1024,
     limit: int = 5_000_000,
     dictionary_samples: int = 150_000,
+    more: Sequence[Path] = (),
     seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # filters, atoms, projections
-    """The whole anchored layer from HR images. Bit-reproducible from the seed on one machine and torch build."""
-    torch.manual_seed(seed)
+    """The whole anchored layer from HR images; the regressors also see the images `more`, at full size.
+
+    Bit-reproducible from the seed on one machine, torch build and number of threads.
+    """
+    generator = torch.Generator().manual_seed(seed)
     images = [data.luma(p) for p in paths]
     pairs = [data.pair(y, scale) for y in images]
     progress(f"{len(images)} images, PCA")
     filters = learn_filters([bicubic for _, bicubic in pairs], scale, features)
-    low, _ = samples(pairs, filters, scale)
-    generator = torch.Generator().manual_seed(seed)
+    low = torch.cat([samples(*p, filters, scale)[0] for p in pairs])
     low = low[torch.randperm(len(low), generator=generator)[:dictionary_samples]]
     dictionary = ksvd(low, atoms, seed=seed, progress=progress)
-    lows, highs, total = [], [], 0
-    for size in SIZES:
-        low, high = samples((data.pair(data.shrink(y, size), scale) for y in images), filters, scale)
-        lows.append(low)
-        highs.append(high)
-        total += len(low)
-        if total >= limit:
-            break
-    low, high = torch.cat(lows), torch.cat(highs)
-    del lows, highs
-    if len(low) > limit:
-        keep = torch.randperm(len(low), generator=generator)[:limit]
-        low, high = low[keep], high[keep]
+    sizes: list[Sequence[float]] = [SIZES] * len(images) + [(1.0,)] * len(more)
+    low, high = draw(images + [data.luma(p) for p in more], sizes, filters, scale, limit, generator)
     progress(f"{len(low)} samples for the regressors")
     return filters, dictionary, learn_projections(low, high, dictionary, progress)
