@@ -50,6 +50,9 @@ struct Kernel {
   void (*pack)(const Spec&, void* packed);
   size_t (*scratch_bytes)(const Spec&, const Rect& out);
   void (*run)(const Args&);
+  // Multiply-adds for an output rectangle as this kernel does it, recomputed halo and idle lanes included: what the
+  // session compares tile sizes by.
+  int64_t (*work)(const Spec&, const Rect& out);
 };
 
 }  // namespace fastsr

@@ -20,6 +20,7 @@ namespace {
 
 constexpr int64_t kNarrow = 4;        // values of at most this many channels are kept as whole planes
 constexpr int64_t kSlack = 64;        // floats that kernels may read past a row (core/kernel.h)
+constexpr double kTaskWork = 2e5;     // multiply-adds that beginning a task is worth: about 10 us, measured
 constexpr int64_t kMaxPixels = int64_t{1} << 31;
 const Rect kNothing{INT64_MAX, INT64_MAX, INT64_MIN, INT64_MIN};
 
@@ -197,9 +198,13 @@ void Session::plan_tasks(const Segment& segment, Layout& layout) const {
   const int64_t area_w = layout.tile ? std::min(e.width, layout.tile * scale) : e.width;
   const int64_t g = segment.granule;
   const auto up = [g](int64_t n) { return (n + g - 1) / g * g; };
-  // Few candidates suffice: the cost is flat around its minimum.
+  // Few candidates suffice: the cost is flat around its minimum. Those of 16 k - 2 granules leave no lane idle in a
+  // kernel that works on whole granules and two more (anchored_regression).
   std::vector<int64_t> sides;
   for (int64_t side : {16, 32, 48, 64, 80, 96, 128, 144, 192, 256, 384, 512}) sides.push_back(up(side));
+  if (g > 1)
+    for (int64_t cells : {14, 30, 46, 62, 94, 126}) sides.push_back(cells * g);
+  std::sort(sides.begin(), sides.end());
   const int64_t wanted = threads_ == 1 ? 1 : 4 * threads_;
   double best = std::numeric_limits<double>::infinity();
   std::pair<int64_t, int64_t> task{up(16), up(16)};
@@ -209,13 +214,11 @@ void Session::plan_tasks(const Segment& segment, Layout& layout) const {
       const int64_t bytes = static_cast<int64_t>(plan_scratch(segment, th, tw, nullptr));
       const int64_t budget = l2_bytes() * 5 / 8;
       const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, {0, 0, th, tw});
-      double work = 0;
+      double work = kTaskWork;
       for (int i = segment.first; i < segment.last; ++i) {
         const Node& node = graph_.nodes[index(i)];
-        Rect r = need[index(node.out)];
-        // Lanes: a row is computed in whole vectors.
-        r.x1 = r.x0 + row_stride(width(r));
-        work += static_cast<double>(node.rule->flops(node.spec, r)) + 16.0 * static_cast<double>(height(r) * width(r));
+        work += static_cast<double>(packed_[index(i)].kernel->work(node.spec, need[index(node.out)])) +
+                16.0 * static_cast<double>(height(need[index(node.out)]) * width(need[index(node.out)]));
       }
       const int64_t count = ceil_div(area_h, th) * ceil_div(area_w, tw);
       // Whole tiles over the area: what the last row and column of tiles waste is not counted, they are smaller.
@@ -414,6 +417,8 @@ void Session::run_task(const Frame& frame, const Segment& segment, const Rect& o
 
 std::vector<StepReport> Session::explain(int64_t h, int64_t w) const {
   std::vector<StepReport> reports;
+  const Layout l = choose(h, w);
+  size_t segment = 0;
   for (size_t i = 0; i < graph_.nodes.size(); ++i) {
     const Node& node = graph_.nodes[i];
     const Extent e = graph_.extent(node.out, h, w);
@@ -422,7 +427,10 @@ std::vector<StepReport> Session::explain(int64_t h, int64_t w) const {
     const Rect need = node.rule->needs(node.spec, 0, {far, far, far + 1, far + 1});
     const int64_t up = node.rule->upscale(node.spec);
     StepReport report{node.rule->op, graph_.values[index(node.out)].name,
-                      std::string("cpu/") + packed_[i].kernel->isa, e, 0, node.rule->flops(node.spec, area), 0};
+                      std::string("cpu/") + packed_[i].kernel->isa, e, 0, node.rule->flops(node.spec, area), 0, 0, 0};
+    while (static_cast<int>(i) >= segments_[segment].last) ++segment;
+    report.task_height = l.task[segment].first;
+    report.task_width = l.task[segment].second;
     report.radius = std::max(far / up - need.y0, need.y1 - far / up - 1);
     report.bytes = 4 * e.channels * e.height * e.width;
     for (int v : node.inputs) {

@@ -30,6 +30,7 @@ struct StepReport {
   std::string op, out, who;
   Extent shape;
   int64_t radius, flops, bytes;
+  int64_t task_height, task_width;  // of the segment's output, in pixels
 };
 
 class Session {

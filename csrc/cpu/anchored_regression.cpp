@@ -72,7 +72,7 @@ void pack(const Spec& spec, void* packed) {
 // Where a task keeps its parts, in floats from the start of its scratch.
 struct Room {
   int64_t rows, columns, vectors, line;  // of patches; vectors per row of patches; floats per phase of a pixel row
-  int64_t pixels, block, features, details, anchors, order, counts, total;
+  int64_t pixels, block, top, features, details, anchors, order, counts, total;
 
   Room(const Spec& spec, const Rect& out) {
     const Sizes z(spec);
@@ -81,20 +81,20 @@ struct Room {
     vectors = round_up(columns, kLanes) / kLanes;
     line = vectors * kLanes + kLanes;
     const int64_t patches = rows * columns;
-    int64_t top = 0;
+    total = 0;
     const auto take = [&](int64_t floats) {
-      const int64_t at = top;
-      top += round_up(floats, 16);
+      const int64_t at = total;
+      total += round_up(floats, 16);
       return at;
     };
     pixels = take(((rows - 1) * z.s + z.f) * z.s * line);
     block = take(z.groups_n * kGroup * kBlock);
+    top = take(2 * kBlock);
     features = take(patches * z.n + kLanes);
     details = take(patches * z.detail + 64);
     anchors = take(patches);
     order = take(patches);
     counts = take(spec.atoms + 1);
-    total = top;
   }
 };
 
@@ -142,29 +142,39 @@ FASTSR_INLINE void compute_features(const Sizes& z, const Room& room, const floa
   }
 }
 
+// For each lane the largest |score| among one group of atoms. A function of its own, so that its 24 sums, 3 vectors and
+// a broadcast have all registers to themselves: inlined, the compiler spills sums in favour of the caller's state.
+template <int V>
+__attribute__((noinline)) void score_group(const float* w, const float* block, int64_t n, float* top) {
+  vf sum[kGroup][V];
+  for (int i = 0; i < kGroup; ++i)
+    for (int v = 0; v < V; ++v) sum[i][v] = set1(0.0f);
+  for (int64_t k = 0; k < n; ++k, w += kGroup, block += kBlock) {
+    vf f[V];
+    for (int v = 0; v < V; ++v) f[v] = load(block + v * kLanes);
+    for (int i = 0; i < kGroup; ++i) {
+      const vf atom = set1(w[i]);
+      for (int v = 0; v < V; ++v) sum[i][v] = fmadd(f[v], atom, sum[i][v]);
+    }
+  }
+  for (int v = 0; v < V; ++v) {
+    vf largest = abs(sum[0][v]);
+    for (int i = 1; i < kGroup; ++i) largest = max(largest, abs(sum[i][v]));
+    store(top + v * kLanes, largest);
+  }
+}
+
 // For each lane the group of kGroup atoms that holds the largest |score|, the first of them on a tie.
 template <int V>
-FASTSR_INLINE void best_groups(const Sizes& z, const float* atoms, const float* block, float* winner) {
+FASTSR_INLINE void best_groups(const Sizes& z, const float* atoms, const float* block, float* top, float* winner) {
   vf best[V], group[V];
   for (int v = 0; v < V; ++v) best[v] = set1(-1.0f), group[v] = set1(0.0f);
-  const float* w = atoms;
   for (int64_t g = 0; g < z.groups_a; ++g) {
-    vf sum[kGroup][V];
-    for (int i = 0; i < kGroup; ++i)
-      for (int v = 0; v < V; ++v) sum[i][v] = set1(0.0f);
-    for (int64_t k = 0; k < z.n; ++k, w += kGroup) {
-      vf f[V];
-      for (int v = 0; v < V; ++v) f[v] = load(block + k * kBlock + v * kLanes);
-      for (int i = 0; i < kGroup; ++i) {
-        const vf atom = set1(w[i]);
-        for (int v = 0; v < V; ++v) sum[i][v] = fmadd(f[v], atom, sum[i][v]);
-      }
-    }
+    score_group<V>(atoms + g * z.n * kGroup, block, z.n, top);
     for (int v = 0; v < V; ++v) {
-      vf top = abs(sum[0][v]);
-      for (int i = 1; i < kGroup; ++i) top = max(top, abs(sum[i][v]));
-      const mask better = greater(top, best[v]);
-      best[v] = select(better, top, best[v]);
+      const vf found = load(top + v * kLanes);
+      const mask better = greater(found, best[v]);
+      best[v] = select(better, found, best[v]);
       group[v] = select(better, set1(static_cast<float>(g)), group[v]);
     }
   }
@@ -207,13 +217,14 @@ void anchor_patches(const Sizes& z, const Room& room, const float* packed, float
       const int64_t vector = first_vector + min(v, used - 1);
       pixel[v] = scratch + room.pixels + vector / room.vectors * z.s * z.s * room.line + vector % room.vectors * kLanes;
     }
-    float winner[kBlock];
+    float* top = scratch + room.top;
+    float* winner = top + kBlock;
     if (used == 1) {
       compute_features<1>(z, room, packed + z.filters, pixel, block);
-      best_groups<1>(z, packed + z.atoms, block, winner);
+      best_groups<1>(z, packed + z.atoms, block, top, winner);
     } else {
       compute_features<kWide>(z, room, packed + z.filters, pixel, block);
-      best_groups<kWide>(z, packed + z.atoms, block, winner);
+      best_groups<kWide>(z, packed + z.atoms, block, top, winner);
     }
     for (int64_t v = 0; v < used; ++v) {
       const int64_t vector = first_vector + v, row = vector / room.vectors, j = vector % room.vectors * kLanes;
@@ -298,6 +309,12 @@ void combine(const Args& args, const Sizes& z, const Room& room, const float* de
   }
 }
 
+int64_t work(const Spec& spec, const Rect& out) {
+  const Sizes z(spec);
+  const Room room(spec, out);
+  return room.rows * z.n * (room.vectors * kLanes * (z.taps + spec.atoms) + room.columns * z.detail);
+}
+
 void run(const Args& args) {
   const Sizes z(*args.spec);
   const Room room(*args.spec, args.out.rect);
@@ -313,4 +330,4 @@ void run(const Args& args) {
 }  // namespace fastsr
 
 FASTSR_KERNEL(anchored_regression) = {"anchored_regression", FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes,
-                                      fastsr::pack, fastsr::scratch_bytes, fastsr::run};
+                                      fastsr::pack, fastsr::scratch_bytes, fastsr::run, fastsr::work};

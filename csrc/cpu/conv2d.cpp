@@ -177,6 +177,11 @@ void few(const Args& a) {
   }
 }
 
+int64_t work(const Spec& spec, const Rect& out) {
+  const int64_t channels = spec.channels_out <= kFew ? spec.channels_out : round_up(spec.channels_out, kGroup);
+  return channels * spec.channels_in * spec.kernel * spec.kernel * height(out) * round_up(width(out), kLanes);
+}
+
 void run(const Args& a) {
   if (a.spec->channels_out > kFew) {
     many(a);
@@ -191,4 +196,4 @@ void run(const Args& a) {
 }  // namespace fastsr
 
 FASTSR_KERNEL(conv2d) = {"conv2d", FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes, fastsr::pack, fastsr::scratch_bytes,
-                         fastsr::run};
+                         fastsr::run, fastsr::work};

@@ -46,6 +46,10 @@ size_t scratch_bytes(const Spec& spec, const Rect& out) {
   return static_cast<size_t>(line * (1 + spec.scale)) * sizeof(float);
 }
 
+int64_t work(const Spec& spec, const Rect& out) {
+  return 8 * spec.channels_out * height(out) * round_up(width(out), kLanes);
+}
+
 void run(const Args& args) {
   const Phase* phases = static_cast<const Phase*>(args.packed);
   const View& x = args.in[0];
@@ -89,4 +93,4 @@ void run(const Args& args) {
 }  // namespace fastsr
 
 FASTSR_KERNEL(resize_bicubic) = {"resize_bicubic", FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes, fastsr::pack,
-                                 fastsr::scratch_bytes, fastsr::run};
+                                 fastsr::scratch_bytes, fastsr::run, fastsr::work};

@@ -86,6 +86,7 @@ py::list explain(const fastsr::Session& session, int64_t h, int64_t w) {
     row["radius"] = r.radius;
     row["flops"] = r.flops;
     row["bytes"] = r.bytes;
+    row["task"] = py::make_tuple(r.task_height, r.task_width);
     row["who"] = r.who;
     rows.append(row);
   }

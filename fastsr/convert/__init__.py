@@ -50,12 +50,16 @@ def read(path: str | Path, format: str = "aplus_mat") -> Converted:
     return found
 
 
-def convert(path: str | Path, out: str | Path, format: str = "aplus_mat") -> Path:
-    """Read a foreign checkpoint and write it as a model file; returns the file. Raises what `read` and `write` raise.
+def convert(path: str | Path, out: str | Path, *, scale: int | None = None, format: str = "aplus_mat") -> Path:
+    """Read a foreign checkpoint and write it as a model file; returns the file.
+
+    `scale`, when given, must be the checkpoint's. Raises what `read` and `modelfile.write` raise.
 
     >>> convert("Aplus_x2_1024atoms2048nn_5mil.mat", "aplus_x2.safetensors")
     """
     found = read(path, format)
+    if scale not in (None, found.plan.scale):
+        raise InputError(f"{path} is for scale {found.plan.scale}, not {scale}: leave --scale out")
     modelfile.write(
         out,
         found.plan,

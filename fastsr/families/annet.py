@@ -41,22 +41,25 @@ class Integration(nn.Module):
 
     def reset(self) -> None:
         """He initialisation (section 5.1); the last layer starts at zero, where the network is the combination."""
-        for conv in self.convs:
-            assert isinstance(conv, nn.Conv2d)
+        for conv in self.layers:
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         with torch.no_grad():
             # Maps that start without a mean see structure, not brightness.
-            self.convs[0].weight.sub_(self.convs[0].weight.mean((1, 2, 3), keepdim=True))  # type: ignore[union-attr,operator,arg-type,call-overload]
-            self.convs[-1].weight.zero_()  # type: ignore[union-attr,operator]
+            first, last = self.layers[0].weight, self.layers[-1].weight
+            first -= first.mean((1, 2, 3), keepdim=True)
+            last.zero_()
+
+    @property
+    def layers(self) -> list[nn.Conv2d]:
+        return [conv for conv in self.convs if isinstance(conv, nn.Conv2d)]
 
     def forward(
         self,
         x: Tensor,  # [N, 1, H, W]
     ) -> Tensor:  # [N, 1, H, W]
         y = x
-        for i, conv in enumerate(self.convs):
-            assert isinstance(conv, nn.Conv2d)
+        for i, conv in enumerate(self.layers):
             activation = "none" if i + 1 == len(self.convs) else "relu"
             y = conv2d.reference(y, w=conv.weight, b=conv.bias, border="symmetric", activation=activation)
         return x + y
@@ -71,18 +74,23 @@ class Integration(nn.Module):
         `half` computes in bfloat16 after the first layer, whose input, near 1, would lose half a grey level.
         """
         y = x
-        for i, conv in enumerate(self.convs):
-            assert isinstance(conv, nn.Conv2d)
+        for i, conv in enumerate(self.layers[:-1]):
+            w = conv.weight.contiguous(memory_format=torch.channels_last)  # a quarter faster between wide layers
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half and i > 0):
-                y = nn.functional.conv2d(y, conv.weight, conv.bias)
-            if i + 1 < len(self.convs):
-                y = y.relu_()
-        r = self.radius
-        return x[..., r : x.shape[-2] - r, r : x.shape[-1] - r] + y.float()
+                y = nn.functional.conv2d(y, w, conv.bias).relu_()
+        last, r = self.layers[-1], self.radius
+        assert last.bias is not None
+        # One map out of many: k * k pointwise maps, shifted and summed, take half the time of a k x k convolution.
+        k = last.kernel_size[0]
+        h, w = (n - 2 * r for n in x.shape[-2:])
+        taps = nn.functional.conv2d(y.float(), last.weight[0].flatten(1).T[:, :, None, None])
+        total = sum((taps[:, k * i + j, i : i + h, j : j + w] for i in range(k) for j in range(k)), last.bias)
+        return x[..., r : r + h, r : r + w] + total[:, None]
 
     @property
     def radius(self) -> int:
-        return sum(conv.kernel_size[0] // 2 for conv in self.convs)  # type: ignore[union-attr,index,operator,misc]
+        """Pixels around an output pixel that it depends on."""
+        return sum(conv.kernel_size[0] // 2 for conv in self.layers)
 
 
 class ANNet(nn.Module):

@@ -39,7 +39,7 @@ def anchors(
     """argmax_a |d_a . f|, the lowest index on a tie."""
     import torch
 
-    return torch.cat([(part @ atoms.T).abs().argmax(1) for part in f.split(CHUNK)])
+    return torch.cat([(part @ atoms.T).abs().argmax(1) for part in torch.split(f, CHUNK)])
 
 
 def reference(

@@ -29,7 +29,8 @@ def luma(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         rgb = np.asarray(image.convert("RGB"), dtype=np.float64)
     y = 16 + (rgb @ np.array([65.481, 128.553, 24.966])) / 255
-    return (np.floor(y + 0.5) / 255).astype(np.float32)
+    level: np.ndarray = (np.floor(y + 0.5) / 255).astype(np.float32)
+    return level
 
 
 def shrink(
@@ -40,7 +41,18 @@ def shrink(
     if factor == 1.0:
         return y
     h, w = (int(np.ceil(n * factor)) for n in y.shape)
-    return np.clip(_core.resize_bicubic(y[None], h, w, scale=factor)[0], 0, 1)
+    smaller: np.ndarray = np.clip(_core.resize_bicubic(y[None], h, w, scale=factor)[0], 0, 1)
+    return smaller
+
+
+def degrade(
+    y: np.ndarray,  # [H, W]
+    scale: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(HR cropped to a multiple of scale [H', W'], its bicubic reduction [H' / scale, W' / scale])."""
+    h, w = (n - n % scale for n in y.shape)
+    hr = np.ascontiguousarray(y[:h, :w])
+    return hr, _core.resize_bicubic(hr[None], h // scale, w // scale, scale=1 / scale)[0]
 
 
 def pair(
@@ -48,7 +60,5 @@ def pair(
     scale: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(HR cropped to a multiple of scale, its bicubic reduction enlarged again), both [H', W']."""
-    h, w = (n - n % scale for n in y.shape)
-    hr = np.ascontiguousarray(y[:h, :w])
-    lr = _core.resize_bicubic(hr[None], h // scale, w // scale, scale=1 / scale)
-    return hr, _core.resize_bicubic(lr, h, w)[0]
+    hr, lr = degrade(y, scale)
+    return hr, _core.resize_bicubic(lr[None], *hr.shape)[0]

@@ -22,7 +22,7 @@ def omp(
     """
     gram = atoms @ atoms.T
     indices, coefficients = [], []
-    for part in x.split(BATCH):
+    for part in torch.split(x, BATCH):
         first = left = part @ atoms.T
         chosen = torch.empty(len(part), 0, dtype=torch.long)
         solution = torch.empty(len(part), 0)

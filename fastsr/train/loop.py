@@ -34,6 +34,8 @@ class Schedule:
     clip: float = 0.1
     half_until: float = 0.85
     """the part of the schedule trained in bfloat16; the rest is float32"""
+    parts: int = 1
+    """losses averaged into one step: small parts stay in cache"""
     check_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -79,33 +81,37 @@ def train(
     uninterrupted one. Raises ModelError when the checkpoint is not one of this model.
     """
     state = State()
-    average = torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema)
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema)  # type: ignore[no-untyped-call]
     ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average)
     optimizer = torch.optim.Adam(model.parameters(), lr=schedule.lr)
     if resume and checkpoint.exists():
         state = _load(checkpoint, model, ema, optimizer)
         progress(f"resumed at step {state.step}, {state.seconds:.0f} s")
-    clock = checked = time.monotonic()
-    sum_, count = 0.0, 0
+    clock = checked = saved = time.monotonic()
+    looking, sum_, count = 0.0, 0.0, 0
     while (t := schedule.progress(state.step, state.seconds)) < 1:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + state.step)
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(state.step, t)
-        loss = loss_of(model, generator, t < schedule.half_until)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        for _ in range(schedule.parts):
+            loss = loss_of(model, generator, t < schedule.half_until) / schedule.parts
+            loss.backward()  # type: ignore[no-untyped-call]
+            sum_ += loss.item()
         nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
         optimizer.step()
         ema.update_parameters(model)
-        sum_, count = sum_ + loss.item(), count + 1
+        count += 1
         state.step += 1
         now = time.monotonic()
         state.seconds, clock = state.seconds + now - clock, now
-        if now - checked > schedule.check_seconds:
-            _check(state, ema.module, validate, sum_ / count, schedule, progress)
+        if now - saved > schedule.check_seconds:
+            if now - checked > 9 * looking:  # a tenth of the time at most goes into looking
+                _check(state, ema.module, validate, sum_ / count, schedule, progress)
+                checked = clock = time.monotonic()  # and looking is not training
+                looking, sum_, count = checked - now, 0.0, 0
             _save(checkpoint, model, ema, optimizer, state)
-            checked = clock = time.monotonic()  # looking is not training
-            sum_, count = 0.0, 0
+            saved = clock = time.monotonic()
     if count:
         _check(state, ema.module, validate, sum_ / count, schedule, progress)
         _save(checkpoint, model, ema, optimizer, state)

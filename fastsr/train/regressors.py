@@ -60,7 +60,8 @@ def windows(
 ) -> Tensor:  # [P, 25 s s]
     """The 5s x 5s neighbourhood of every patch of the op's grid that lies inside the image, row by row."""
     f = 5 * scale
-    return torch.nn.functional.unfold(x[None, None], f, stride=scale)[0].T
+    found: Tensor = torch.nn.functional.unfold(x[None, None], f, stride=scale)[0].T
+    return found
 
 
 def learn_filters(images: Sequence[np.ndarray], scale: int, count: int) -> Tensor:  # [count, 5s, 5s]
@@ -68,12 +69,13 @@ def learn_filters(images: Sequence[np.ndarray], scale: int, count: int) -> Tenso
     raw = raw_filters(scale).flatten(1)
     moment = torch.zeros(raw.shape[1], raw.shape[1], dtype=torch.float64)
     for image in images:
-        for part in windows(torch.from_numpy(image), scale).split(65536):
-            moment += (part.T @ part).double()
+        part = windows(torch.from_numpy(image), scale)
+        moment += (part.T @ part).double()
     covariance = raw @ moment @ raw.T
     _, vectors = torch.linalg.eigh(covariance)
-    basis = vectors[:, -count:].flip(1)
-    return (basis.T @ raw).reshape(count, 5 * scale, 5 * scale).float()
+    basis: Tensor = vectors[:, -count:].flip(1)
+    filters: Tensor = (basis.T @ raw).reshape(count, 5 * scale, 5 * scale).float()
+    return filters
 
 
 def samples(
@@ -91,18 +93,17 @@ def samples(
 
 def draw(
     images: Sequence[np.ndarray],
-    sizes: Sequence[Sequence[float]],
     filters: Tensor,
     scale: int,
     limit: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:  # features [S, n1], HR residuals [S, 9 s s], S near limit at most
-    """Patches of every image at its `sizes` (factors of reduction), thinned at random to about `limit` in all."""
-    areas = [(np.array(y.shape) * size // scale + 2).prod() for y, own in zip(images, sizes, strict=True) for size in own]
+    """Patches of every image at the twelve sizes, thinned at random to about `limit` in all."""
+    areas = [(np.array(y.shape) * size // scale + 2).prod() for y in images for size in SIZES]
     keep = min(1.0, limit / float(sum(areas)))
     lows, highs = [], []
-    for y, own in zip(images, sizes, strict=True):
-        for size in own:
+    for y in images:
+        for size in SIZES:
             low, high = samples(*data.pair(data.shrink(y, size), scale), filters, scale)
             if keep < 1:
                 kept = torch.rand(len(low), generator=generator) < keep
@@ -128,7 +129,7 @@ def learn_projections(
     scale = torch.where(norm < 0.1, torch.ones_like(norm), norm)
     eye = RIDGE * torch.eye(low.shape[1], dtype=torch.float64)
     out = []
-    for i, part in enumerate(atoms.split(16)):
+    for i, part in enumerate(torch.split(atoms, 16)):
         near = (part @ low.T).abs_().topk(min(neighbours, len(low)), dim=1, sorted=False).indices
         for rows in near:
             lo, hi = low[rows].double(), (high[rows] / scale[rows]).double()
@@ -146,11 +147,10 @@ def learn(
     atoms: int = 1024,
     limit: int = 5_000_000,
     dictionary_samples: int = 150_000,
-    more: Sequence[Path] = (),
     seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # filters, atoms, projections
-    """The whole anchored layer from HR images; the regressors also see the images `more`, at full size.
+    """The whole anchored layer from HR images.
 
     Bit-reproducible from the seed on one machine, torch build and number of threads.
     """
@@ -162,7 +162,6 @@ def learn(
     low = torch.cat([samples(*p, filters, scale)[0] for p in pairs])
     low = low[torch.randperm(len(low), generator=generator)[:dictionary_samples]]
     dictionary = ksvd(low, atoms, seed=seed, progress=progress)
-    sizes: list[Sequence[float]] = [SIZES] * len(images) + [(1.0,)] * len(more)
-    low, high = draw(images + [data.luma(p) for p in more], sizes, filters, scale, limit, generator)
+    low, high = draw(images, filters, scale, limit, generator)
     progress(f"{len(low)} samples for the regressors")
     return filters, dictionary, learn_projections(low, high, dictionary, progress)

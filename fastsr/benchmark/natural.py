@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each op as a plan's author would write it in torch: unfold, matmul, argmax, gathered bmm, fold.
+
+Chunked only so that the gathered matrices (10 kB a patch) do not fill the memory. What a stage computes without a
+Python loop around it goes through `wrap`, which is torch.compile or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastsr.ops.conv2d import pad
+from fastsr.plan import Step
+
+Values = dict[str, Tensor]
+Stage = Callable[[Values], None]
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+CHUNK = 16384
+"""patches a chunk: 160 MB of gathered x3 projections; larger chunks are slower, not faster"""
+
+
+def resize(
+    x: Tensor,  # [1, C, h, w]
+    scale: int,
+) -> Tensor:  # [1, C, h * scale, w * scale]
+    """torch's antialiasing bicubic has MATLAB's kernel (a = -0.5); the symmetric border is padded on and cut off."""
+    h, w = x.shape[-2] * scale, x.shape[-1] * scale
+    r = 3
+    wide = F.interpolate(
+        pad(x, r, "symmetric"), size=(h + 2 * r * scale, w + 2 * r * scale), mode="bicubic", antialias=True
+    )
+    return wide[..., r * scale : r * scale + h, r * scale : r * scale + w]
+
+
+def conv(x: Tensor, residual: Tensor | None, w: Tensor, b: Tensor | None, params: Mapping[str, Any]) -> Tensor:
+    """Pad, convolve, activate, add."""
+    y = F.conv2d(pad(x, w.shape[-1] // 2, params.get("border", "zero")), w, b)
+    activation = params.get("activation", "none")
+    if activation == "relu":
+        y = F.relu(y)
+    elif activation == "leaky_relu":
+        y = F.leaky_relu(y, params.get("slope", 0.0))
+    return y if residual is None else y + residual
+
+
+def plain_stage(steps: Sequence[Step], weights: Mapping[str, Tensor], wrap: Wrap) -> Stage:
+    """Consecutive resize and conv2d steps as one function, so that torch.compile may fuse across them."""
+    outs = [step.out for step in steps]
+    ins = [v for v in dict.fromkeys(v for step in steps for v in step.inputs) if v not in outs]
+
+    def forward(*given: Tensor) -> tuple[Tensor, ...]:
+        values = dict(zip(ins, given, strict=True))
+        for step in steps:
+            x = values[step.inputs[0]]
+            if step.op == "resize_bicubic":
+                values[step.out] = resize(x, int(step.params["scale"]))
+            else:
+                residual = values[step.inputs[1]] if len(step.inputs) > 1 else None
+                b = weights[step.weights["b"]] if "b" in step.weights else None
+                values[step.out] = conv(x, residual, weights[step.weights["w"]], b, step.params)
+        return tuple(values[name] for name in outs)
+
+    function = wrap(forward)
+
+    def stage(values: Values) -> None:
+        values.update(zip(outs, function(*(values[name] for name in ins)), strict=True))
+
+    return stage
+
+
+def anchored_stage(step: Step, weights: Mapping[str, Tensor], wrap: Wrap) -> Stage:
+    """Eq. 5 and the combination: unfold, matmul, argmax, gathered bmm, fold."""
+    filters, atoms, projections = (weights[step.weights[k]] for k in ("filters", "atoms", "projections"))
+    s = int(step.params["stride"])
+    n1, f = filters.shape[0], filters.shape[-1]
+    m = 3 * s
+    bank = filters.reshape(n1, f * f)
+
+    def features(x: Tensor) -> Tensor:  # [P, n1]
+        patches = F.unfold(pad(x, 2 * s + (f - m) // 2, "symmetric"), f, stride=s)
+        return (bank @ patches[0]).T
+
+    def details(part: Tensor) -> Tensor:  # [p, m * m]
+        anchor = (part @ atoms.T).abs().argmax(1)
+        return torch.bmm(projections[anchor], part[:, :, None])[:, :, 0]
+
+    def combine(x: Tensor, detail: Tensor) -> Tensor:
+        size = (x.shape[-2] + 4 * s, x.shape[-1] + 4 * s)
+        total = F.fold(detail.T[None], size, kernel_size=m, stride=s)
+        return x + total[..., 2 * s : -2 * s, 2 * s : -2 * s] / 9
+
+    features, details, combine = wrap(features), wrap(details), wrap(combine)
+
+    def stage(values: Values) -> None:
+        x = values[step.inputs[0]]
+        detail = torch.cat([details(part) for part in torch.split(features(x), CHUNK)])
+        values[step.out] = combine(x, detail)
+
+    return stage
+
+
+def stages(steps: Sequence[Step], weights: Mapping[str, Tensor], wrap: Wrap) -> list[Stage]:
+    """The plan as stages, each reading and writing named values."""
+    found: list[Stage] = []
+    plain: list[Step] = []
+    for step in steps:
+        if step.op != "anchored_regression":
+            plain.append(step)
+            continue
+        if plain:
+            found.append(plain_stage(tuple(plain), weights, wrap))
+            plain = []
+        found.append(anchored_stage(step, weights, wrap))
+    if plain:
+        found.append(plain_stage(tuple(plain), weights, wrap))
+    return found
