@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,16 +62,23 @@ def locate(name_or_path: str | Path, scale: int | None = None) -> Path:
     Raises ModelError with the nearest names when there is no such model.
     """
     text = str(name_or_path)
-    by_name = {m.name: m.path for m in models()}
-    if text in by_name:
-        return by_name[text]
-    if scale is not None and f"{text}_x{scale}" in by_name:
-        return by_name[f"{text}_x{scale}"]
+    for name in [text] if scale is None else [text, f"{text}_x{scale}"]:
+        if name.isidentifier() and (WEIGHTS / f"{name}.safetensors").is_file():
+            return WEIGHTS / f"{name}.safetensors"
     path = Path(text)
-    if path.suffix or path.exists() or len(path.parts) > 1:
-        if not path.exists():
+    if text and (path.suffix or len(path.parts) > 1 or os.path.lexists(path)):
+        if not os.path.exists(path):
             raise ModelError(f"{text}: no such model file")
         return path
-    near = difflib.get_close_matches(text, by_name, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(by_name) or 'no models installed'}"
-    raise ModelError(f"there is no model '{text}': {hint} (`fastsr models` lists them)")
+    raise ModelError(f"there is no model '{text}': {_hint(text, scale)} (`fastsr models` lists them)")
+
+
+def _hint(text: str, scale: int | None) -> str:
+    import difflib
+
+    names = [m.name for m in models()]
+    family = [name for name in names if name.rpartition("_x")[0] == text]
+    if family:
+        return f"give a scale, or one of {', '.join(family)}" if scale is None else f"there are {', '.join(family)}"
+    near = difflib.get_close_matches(text, names, n=3, cutoff=0.4)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names) or 'none installed'}"

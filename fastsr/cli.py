@@ -12,48 +12,49 @@ from typing import Any
 
 import click
 
-from fastsr.errors import FastsrError, InputError, OutputError
+from fastsr.errors import FastsrError, InputError, LimitError, OutputError
 
-DEFAULT_MODEL = "annet_x3"
+DEFAULT_FAMILY, DEFAULT_SCALE = "annet", 3
 
 
 def main() -> None:
     """Entry point of the `fastsr` command."""
-    verbose = "-v" in sys.argv[1:] or "--verbose" in sys.argv[1:]
     try:
         code = cli.main(standalone_mode=False)
-        sys.stdout.flush()
-    except click.exceptions.Exit as e:
-        code = e.exit_code
-    except click.ClickException as e:
-        if verbose:
-            traceback.print_exc()
-        _say(e.format_message().replace("\n", " "))
-        code = e.exit_code
-    except FastsrError as e:
-        if verbose:
-            traceback.print_exc()
-        _say(str(e))
-        code = e.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        _say("interrupted")
-        code = 130
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: say nothing at exit either
         code = 141
-    except MemoryError:
-        _say("out of memory: lower --tile or set --memory-limit")
-        code = 4
-    except OSError as e:
-        if verbose:
-            traceback.print_exc()
-        _say(f"{e.filename or 'system'}: {e.strerror or e}")
-        code = 1
+    except (Exception, KeyboardInterrupt) as e:
+        code = _report(e)
     sys.exit(code or 0)
 
 
-def _say(line: str) -> None:
-    click.echo(f"fastsr: error: {line}", err=True)
+def _explain(e: BaseException) -> tuple[str, int]:
+    """One line and the exit code for an error."""
+    if isinstance(e, click.ClickException):
+        return e.format_message(), e.exit_code
+    if isinstance(e, FastsrError):
+        return str(e), e.exit_code
+    if isinstance(e, KeyboardInterrupt | click.exceptions.Abort):
+        return "interrupted", 130
+    if isinstance(e, MemoryError):
+        return "out of memory: set --memory-limit, or cut the image", LimitError.exit_code
+    if isinstance(e, OSError):
+        return f"{e.filename or 'system'}: {e.strerror or e}", 1
+    return f"internal error, please report it with what -v shows: {type(e).__name__}: {e}", 70
+
+
+def _report(e: BaseException, source: Path | None = None) -> int:
+    """Say what went wrong in one line, with its trace if -v was given; returns the exit code."""
+    if {"-v", "--verbose"} & set(sys.argv[1:]):
+        traceback.print_exception(e)
+    line, code = _explain(e)
+    if source is not None and str(source) not in line:
+        line = f"{source}: {line}"
+    click.echo(f"fastsr: error: {' '.join(line.split())}", err=True)
+    return code
 
 
 def _print_json(data: Any) -> None:
@@ -67,11 +68,22 @@ def cli(verbose: bool) -> None:
     """Enlarge images with published super-resolution networks, fast."""
 
 
+def _default_model(model: str | None, scale: int | None) -> str:
+    return model or f"{DEFAULT_FAMILY}_x{scale or DEFAULT_SCALE}"
+
+
 model_option = click.option(
-    "-m", "--model", default=DEFAULT_MODEL, show_default=True, help="A name from `fastsr models`, or a model file."
+    "-m",
+    "--model",
+    metavar="MODEL",
+    help=f"A name from `fastsr models`, or a model file.  [default: {DEFAULT_FAMILY}_x{DEFAULT_SCALE}]",
 )
-scale_option = click.option("--scale", type=int, help="Choose among models of one name: -m annet --scale 2.")
-threads_option = click.option("--threads", type=int, help="Default: all CPUs this process may use.")
+scale_option = click.option(
+    "--scale", type=click.IntRange(1, 16), metavar="S", help="Choose among models of one name: -m annet --scale 2."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(1, 1024), metavar="N", help="Default: all CPUs this process may use."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 verbose_option = click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Show the trace of an error.")
 
@@ -84,21 +96,31 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, expose_value=Fals
     required=True,
     metavar="OUT",
     type=click.Path(path_type=Path),
-    help="A file, or with several inputs a folder.",
+    help="A file (replaced if it exists), or a folder, which is made for several inputs.",
 )
 @model_option
 @scale_option
 @threads_option
-@click.option("--tile", type=int, help="Side of a tile in input pixels; the result does not depend on it.")
-@click.option("--memory-limit", type=int, metavar="MB", help="Memory the engine may hold, in MB.")
-@click.option("--executor", default="auto", show_default=True, help="auto, cpu, or reference (torch).")
+@click.option(
+    "--tile",
+    type=click.IntRange(1),
+    metavar="PX",
+    help="Side of a tile in input pixels; the result does not depend on it.",
+)
+@click.option(
+    "--memory-limit",
+    type=click.IntRange(1),
+    metavar="MB",
+    help="Memory the engine may hold, in MB; the result does not depend on it.",
+)
+@click.option("--executor", default="auto", show_default=True, metavar="NAME", help="auto, cpu, or reference (torch).")
 @click.option("--self-ensemble", is_flag=True, help="Mean over 8 flips and turns: better, 8 times the work.")
-@click.option("--overwrite", is_flag=True, help="Replace an output that exists when there are several inputs.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist in the output folder.")
 @verbose_option
 def cmd_upscale(
     inputs: tuple[Path, ...],
     output: Path,
-    model: str,
+    model: str | None,
     scale: int | None,
     threads: int | None,
     tile: int | None,
@@ -109,24 +131,14 @@ def cmd_upscale(
 ) -> None:
     """Enlarge images: PNG, JPEG, WebP, TIFF, BMP, PPM.
 
-    A bad image among several is reported and the others are done; the exit code says that there was one.
+    A bad image among several is reported and the others are done; the exit code says that there was one. In a folder
+    the results are PNG files named after their inputs.
     """
     from fastsr import image, load
 
-    several = len(inputs) > 1 or output.is_dir()
-    if several and not output.is_dir():
-        raise OutputError(f"{output}: several inputs need a folder that exists as output")
-    targets = [output / f"{p.stem}.png" if several else output for p in inputs]
-    for source, target in zip(inputs, targets, strict=True):
-        image.check_target(target)
-        if target.exists() and source.exists() and target.samefile(source):
-            raise OutputError(f"{target}: is the input itself; choose another output")
-        if several and target.exists() and not overwrite:
-            raise OutputError(f"{target}: exists already; give --overwrite to replace it")
-    if len({t.name for t in targets}) != len(targets):
-        raise InputError("two inputs have the same name and would overwrite each other")
+    targets = _targets(inputs, output, overwrite)
     upscaler = load(
-        model,
+        _default_model(model, scale),
         scale=scale,
         executor=executor,
         threads=threads,
@@ -134,17 +146,38 @@ def cmd_upscale(
         memory_limit=memory_limit * 1_000_000 if memory_limit else None,
         self_ensemble=self_ensemble,
     )
-    failed: FastsrError | None = None
+    code = 0
     for source, target in zip(inputs, targets, strict=True):
         try:
-            image.write(upscaler.upscale(image.read(source)), target)
-        except FastsrError as e:
-            if not several:
-                raise
-            _say(str(e))
-            failed = e
-    if failed:
-        raise click.exceptions.Exit(failed.exit_code)
+            picture = image.read(source)
+            image.check_fits(target, picture, upscaler.scale)
+            image.write(upscaler.upscale(picture), target)
+        except (FastsrError, MemoryError) as e:
+            code = _report(e, source)
+    raise click.exceptions.Exit(code)
+
+
+def _targets(inputs: tuple[Path, ...], output: Path, overwrite: bool) -> list[Path]:
+    """Where each result goes; all that can be refused is refused before the work starts."""
+    from fastsr import image
+
+    folder = len(inputs) > 1 or os.path.isdir(output)
+    if folder:
+        try:
+            output.mkdir(exist_ok=True)
+        except OSError as e:
+            raise OutputError(f"{output}: cannot be made a folder for the results: {e.strerror}") from None
+    targets = [output / f"{p.stem}.png" if folder else output for p in inputs]
+    for source, target in zip(inputs, targets, strict=True):
+        image.check_target(target)
+        if target.exists() and source.exists() and target.samefile(source):
+            raise OutputError(f"{target}: is the input itself; choose another output")
+        if folder and target.exists() and not overwrite:
+            raise OutputError(f"{target}: exists already; give --overwrite to replace it")
+    twice = {t.name for t in targets if sum(t.name == other.name for other in targets) > 1}
+    if twice:
+        raise InputError(f"several inputs would become {' and '.join(sorted(twice))}: upscale them one by one")
+    return targets
 
 
 @cli.command("models")
@@ -198,7 +231,7 @@ def cmd_info(model: str, scale: int | None, as_json: bool) -> None:
 @json_option
 @verbose_option
 def cmd_eval(
-    model: str, data: Path, scale: int | None, threads: int | None, self_ensemble: bool, as_json: bool
+    model: str | None, data: Path, scale: int | None, threads: int | None, self_ensemble: bool, as_json: bool
 ) -> None:
     """Measure PSNR and SSIM of Y; LR images are made by MATLAB bicubic. Model "bicubic" is the baseline."""
     from fastsr import load
@@ -206,9 +239,9 @@ def cmd_eval(
     from fastsr.evaluate.protocol import Bicubic
 
     runs = (
-        Bicubic(scale or 3)
+        Bicubic(scale or DEFAULT_SCALE)
         if model == "bicubic"
-        else load(model, scale=scale, threads=threads, self_ensemble=self_ensemble)
+        else load(_default_model(model, scale), scale=scale, threads=threads, self_ensemble=self_ensemble)
     )
     rows = evaluate(runs, data)
     if as_json:
@@ -217,7 +250,7 @@ def cmd_eval(
     for r in rows:
         click.echo(
             f"{r['model']:16} x{r['scale']}  {r['data']:10} {r['images']:4} images  "
-            f"PSNR {r['psnr_y']:.2f} dB  SSIM {r['ssim_y']:.4f}  {r['seconds']:.2f} s"
+            f"PSNR {float('inf') if r['psnr_y'] is None else r['psnr_y']:.2f} dB  SSIM {r['ssim_y']:.4f}  {r['seconds']:.2f} s"
         )
 
 
@@ -232,7 +265,7 @@ def cmd_eval(
 @json_option
 @verbose_option
 def cmd_bench(
-    model: str,
+    model: str | None,
     size: str,
     threads: int | None,
     precision: str,
@@ -248,7 +281,7 @@ def cmd_bench(
     if not (w.isdecimal() and h.isdecimal() and int(w) and int(h)):
         raise InputError(f"--size {size} is not WIDTHxHEIGHT, for example 640x360")
     report = benchmark.run(
-        model,
+        _default_model(model, None),
         size=(int(w), int(h)),
         threads=threads,
         precision=precision,

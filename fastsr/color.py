@@ -31,7 +31,7 @@ def ycbcr_to_rgb(
 
 
 def _affine(x: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    out = matrix.astype(np.float32) @ x.reshape(3, -1)
+    out: np.ndarray = matrix.astype(np.float32) @ x.reshape(3, -1)
     out += offset.astype(np.float32)[:, None]
     return out.reshape(x.shape)
 

@@ -7,6 +7,7 @@ A Picture holds float32 planes in [0, 1]: 1 (gray) or 3 (RGB), and alpha apart f
 from __future__ import annotations
 
 import os
+import secrets
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastsr.errors import InputError, LimitError, OutputError
+from fastsr.errors import FastsrError, InputError, LimitError, OutputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,6 +38,19 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True, "quality": 30, "method": 0},
 }
+SAVE_MODES = {
+    "JPEG": ("L", "RGB"),
+    "WEBP": ("L", "LA", "RGB", "RGBA"),
+    "BMP": ("L", "RGB"),
+    "PPM": ("L", "RGB", "I;16"),
+    "PNG": ("L", "LA", "RGB", "RGBA", "I;16"),
+    "TIFF": ("L", "LA", "RGB", "RGBA", "I;16", "F"),
+}
+"""what a format can hold of the modes that come out of an upscale"""
+SAVE_SIDE = {"JPEG": 65500, "WEBP": 16383}
+KEPT_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I", "F")
+BECOMES = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
+"""PIL modes that are converted first; any other becomes RGB, or RGBA when it has a transparent colour"""
 LEVELS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
 
@@ -59,24 +73,33 @@ def take(img: Any) -> list[Picture]:
     Takes PIL images; numpy [H, W] or [H, W, 1 | 2 | 3 | 4] of uint8, uint16 or float32 (2 and 4: the last is alpha);
     torch [C, H, W] or [N, C, H, W] float. Float values must lie in [0, 1]. Raises InputError.
     """
-    kind = f"{type(img).__module__.split('.')[0]}.{type(img).__name__}"
     if isinstance(img, np.ndarray):
         return [_take_array(img)]
-    if kind.startswith("torch."):
+    if _is_a(img, "torch", "Tensor"):
         return _take_tensor(img)
-    if kind.startswith("PIL.") or hasattr(img, "getbands"):
+    if _is_a(img, "PIL", "Image"):
         return [_take_pil(img)]
-    raise InputError(f"cannot upscale a {type(img).__name__}: give a PIL image, a numpy array or a torch tensor")
+    hint = (
+        "open it with PIL first" if isinstance(img, str | Path) else "give a PIL image, a numpy array or a torch tensor"
+    )
+    raise InputError(f"cannot upscale a {type(img).__name__}: {hint}")
 
 
-def give_back(pictures: list[Picture], kind: Any) -> Any:
-    """The upscaled pictures in the caller's kind, dtype and layout."""
-    made = [p.restore(p) for p in pictures]
-    if type(kind).__module__.split(".")[0] == "torch":
-        import torch
+def give_back(pictures: list[Picture], img: Any, scale: int) -> Any:
+    """The upscaled pictures in the kind, dtype and layout of `img`."""
+    if not _is_a(img, "torch", "Tensor") or img.ndim == 3:
+        return pictures[0].restore(pictures[0])
+    import torch
 
-        return torch.stack(made) if kind.ndim == 4 else made[0]
-    return made[0]
+    if not pictures:
+        n, c, h, w = img.shape
+        return img.new_empty((n, c, h * scale, w * scale))
+    return torch.stack([p.restore(p) for p in pictures])
+
+
+def _is_a(img: Any, package: str, name: str) -> bool:
+    """Whether `img` is of a class of that package or derives from it; the package itself is not imported."""
+    return any(c.__name__ == name and c.__module__.split(".")[0] == package for c in type(img).__mro__)
 
 
 def _planes(a: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -89,7 +112,7 @@ def _check(a: np.ndarray) -> None:
     """`a` is float and channels last or first; names the first bad value."""
     finite = np.isfinite(a)
     if not finite.all():
-        at = tuple(int(i) for i in np.argwhere(~finite)[0])
+        at = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), a.shape))
         raise InputError(f"the image holds {a[at]} at index {at}: replace NaN and infinity first")
     low, high = float(a.min()), float(a.max())
     if low < -1e-3 or high > 1 + 1e-3:
@@ -108,15 +131,18 @@ def _take_array(img: np.ndarray) -> Picture:
         raise InputError(f"an array of shape {img.shape} is not an image: use [H, W] or [H, W, 1 to 4]")
     if 0 in img.shape:
         raise InputError(f"an image of shape {img.shape} is empty")
-    a = np.asarray(img, dtype=np.float32) if dtype == np.float32 else img.astype(np.float32) / LEVELS[dtype]
+    a = np.asarray(img).astype(np.float32, copy=False)
     if dtype == np.float32:
         _check(a)
+    else:
+        a = a / np.float32(LEVELS[dtype])
     planes, alpha = _planes(a[:, :, None] if a.ndim == 2 else a)
 
     def restore(p: Picture) -> np.ndarray:
         out = _interleave(p, dtype)
-        return out[:, :, 0] if img.ndim == 2 else out
+        return (out[:, :, 0] if a.ndim == 2 else out).astype(order, copy=False)
 
+    order = img.dtype  # big-endian in, big-endian out
     return Picture(planes, alpha, restore)
 
 
@@ -139,9 +165,10 @@ def _take_tensor(img: Any) -> list[Picture]:
     if 0 in img.shape[-3:]:
         raise InputError(f"an image of shape {tuple(img.shape)} is empty")
     batch = img.detach().float().cpu().numpy()
+    if batch.size:
+        _check(batch)
     pictures = []
     for item in batch if img.ndim == 4 else batch[None]:
-        _check(item)
         planes, alpha = _planes(item.transpose(1, 2, 0))
 
         def restore(p: Picture) -> Any:
@@ -155,44 +182,84 @@ def _take_tensor(img: Any) -> list[Picture]:
 
 
 def _take_pil(img: Image.Image) -> Picture:
-    """L and I;16 stay gray, RGB stays RGB, alpha is kept; 1, P, CMYK and others become L, RGB or RGBA first."""
+    """Modes of KEPT_MODES stay, others are converted by BECOMES; a transparent colour becomes alpha."""
     from PIL import Image
 
-    if img.size[0] == 0 or img.size[1] == 0:
+    if 0 in img.size:
         raise InputError(f"an image of {img.size[0]}x{img.size[1]} pixels is empty")
-    mode = img.mode
-    if mode in ("I;16", "I;16L", "I;16B", "I;16N"):
-        picture = _take_array(np.asarray(img).astype(np.uint16))
-    elif mode == "F":
-        picture = _take_array(np.asarray(img, dtype=np.float32))
-    elif mode in ("L", "LA", "RGB", "RGBA"):
-        picture = _take_array(np.asarray(img))
-    else:
-        target = {"1": "L", "I": "I;16"}.get(
-            mode, "RGBA" if mode in ("PA", "La", "RGBa") or "transparency" in img.info else "RGB"
-        )
-        return _take_pil(img.convert(target))
+    info: dict[Any, Any] = {key: img.info[key] for key in ("icc_profile", "exif", "dpi") if key in img.info}
+    try:
+        img.load()
+        if img.mode.startswith("I;16"):
+            picture = _take_array(np.asarray(img).astype(np.uint16))
+        elif img.mode == "I":
+            picture = _take_int(np.asarray(img))
+        elif img.mode == "F":
+            picture = _take_array(np.asarray(img, dtype=np.float32))
+        else:
+            mode = target_mode(img)
+            if mode != img.mode:
+                info = info if img.mode in ("1", "L", "P", "PA", "RGB") else {}
+                img = _from_cmyk(img) if img.mode == "CMYK" else img.convert(mode)
+            picture = _take_array(np.asarray(img))
+    except FastsrError:
+        raise
+    except Exception as e:  # whatever Pillow's decoders raise on a broken file
+        raise InputError(f"the {img.mode} image cannot be decoded: {e}") from None
     inner = picture.restore
-    info = {key: img.info[key] for key in ("icc_profile", "dpi") if key in img.info}
 
     def restore(p: Picture) -> Image.Image:
-        out = Image.fromarray(np.squeeze(inner(p)) if min(p.size) > 1 else _unit(inner(p)))
+        out = Image.fromarray(inner(p))
         out.info.update(info)
         return out
 
     return replace(picture, restore=restore)
 
 
-def _unit(a: np.ndarray) -> np.ndarray:
-    return a[:, :, 0] if a.ndim == 3 and a.shape[2] == 1 else a
+def target_mode(img: Image.Image) -> str:
+    """The mode in which `img` comes back from an upscale."""
+    mode = BECOMES.get(img.mode, img.mode if img.mode in KEPT_MODES else "RGB")
+    if img.mode.startswith("I;16"):
+        return "I;16"
+    return {"L": "LA", "RGB": "RGBA"}.get(mode, mode) if "transparency" in img.info else mode
+
+
+def _take_int(a: np.ndarray) -> Picture:
+    """Pillow's "I": 32 bit that hold 16."""
+    low, high = int(a.min()), int(a.max())
+    if low < 0 or high > 65535:
+        raise InputError(f"images of mode I must lie in [0, 65535], this one goes from {low} to {high}")
+    picture = _take_array(a.astype(np.uint16))
+    return replace(picture, restore=lambda p: picture.restore(p).astype(np.int32))
+
+
+def _from_cmyk(img: Image.Image) -> Image.Image:
+    """CMYK to sRGB by its profile where it has one that can be read, else by Pillow's rule."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    try:
+        from PIL import ImageCms
+
+        profile = ImageCms.ImageCmsProfile(BytesIO(img.info["icc_profile"]))
+        made = ImageCms.profileToProfile(img, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        if isinstance(made, Image.Image):
+            return made
+    except Exception:  # no profile, a broken one, or a Pillow without littlecms
+        pass
+    return img.convert("RGB")
 
 
 def read(path: str | Path) -> Image.Image:
     """Open an image file: by content, not by name; turned as its EXIF says; whole, or InputError.
 
-    Raises LimitError from the header when it has more than 89 Mpx.
+    Raises LimitError from the header when it has more than 89 Mpx. Of a JPEG with several pictures (MPO: a phone's
+    photo and its preview or gain map) the first is taken; other files with several frames are refused.
+
+    >>> read("photo.jpg").size
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     path = Path(path)
     try:
@@ -203,22 +270,30 @@ def read(path: str | Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
-                if image.size[0] * image.size[1] > MAX_PIXELS:
-                    raise LimitError(
-                        f"{path}: {image.size[0]}x{image.size[1]} is above the limit of {MAX_PIXELS} pixels"
-                    )
-                if getattr(image, "n_frames", 1) > 1:
-                    raise InputError(f"{path}: holds {image.n_frames} frames: give one image a file")
-                image.load()
-                turned = ImageOps.exif_transpose(image)
+                return _decode(path, image)
+    except (FastsrError, MemoryError):
+        raise
     except Image.DecompressionBombError:
         raise LimitError(f"{path}: the image is above the limit of {MAX_PIXELS} pixels") from None
     except UnidentifiedImageError:
-        raise InputError(f"{path}: not an image of a known kind ({', '.join(FORMATS)})") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as e:
-        if isinstance(e, InputError | LimitError):
-            raise
-        raise InputError(f"{path}: cannot be decoded: {getattr(e, 'strerror', None) or e}") from None
+        raise InputError(f"{path}: not an image of a known kind ({', '.join(FORMATS)}), or cut short") from None
+    except Exception as e:  # Pillow's decoders raise nearly anything on a broken file
+        raise InputError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}") from None
+
+
+def _decode(path: Path, image: Image.Image) -> Image.Image:
+    from PIL import ImageOps
+
+    w, h = image.size
+    if w * h > MAX_PIXELS:
+        raise LimitError(f"{path}: {w}x{h} is above the limit of {MAX_PIXELS} pixels")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise InputError(f"{path}: holds {frames} frames: give one image a file")
+    image.load()
+    turned = ImageOps.exif_transpose(image)
+    if turned.mode == "I" and int(np.asarray(turned).max()) <= 65535:  # how Pillow opens 16-bit PGM
+        turned = turned.convert("I;16")
     return turned
 
 
@@ -227,22 +302,49 @@ def check_target(path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() not in SAVE_FORMATS:
         raise OutputError(f"{path}: unknown ending {path.suffix!r}: use one of {', '.join(SAVE_FORMATS)}")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise OutputError(f"{path}: the folder {path.parent} does not exist")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OutputError(f"{path}: is a folder")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path}: no permission to write in {path.parent}")
+
+
+def check_fits(path: str | Path, img: Image.Image, scale: int) -> None:
+    """Raise OutputError before the work starts when the upscaled `img` has a mode or size that the format cannot hold."""
+    path = Path(path)
+    _check_mode(path, target_mode(img))
+    kind = SAVE_FORMATS[path.suffix.lower()]
+    side = max(img.size) * scale
+    if side > SAVE_SIDE.get(kind, side):
+        raise OutputError(f"{path}: {kind} holds sides up to {SAVE_SIDE[kind]} pixels, not {side}: use .png or .tif")
+
+
+def _check_mode(path: Path, mode: str) -> None:
+    kind = SAVE_FORMATS[path.suffix.lower()]
+    if mode in SAVE_MODES[kind]:
+        return
+    fitting = [ending for ending, other in SAVE_FORMATS.items() if mode in SAVE_MODES[other]]
+    what = {"I;16": "16-bit", "I": "32-bit", "F": "float"}.get(mode, "transparent")
+    raise OutputError(
+        f"{path}: {kind} cannot hold this {what} image ({mode}): use {' or '.join(fitting) or 'mode I;16'}"
+    )
 
 
 def write(image: Image.Image, path: str | Path) -> None:
-    """Save beside `path` and rename there, so that the file is whole or absent."""
+    """Save beside `path` and rename there, so that the file is whole or absent. The colour profile goes along, EXIF not.
+
+    Raises OutputError.
+
+    >>> write(out, "out.png")
+    """
     path = Path(path)
     check_target(path)
+    _check_mode(path, image.mode)
     kind = SAVE_FORMATS[path.suffix.lower()]
-    if kind in ("JPEG", "BMP", "PPM") and image.mode in ("RGBA", "LA"):
-        raise OutputError(f"{path}: {kind} has no alpha channel: use .png, .webp or .tif")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.parent / f".fastsr-{secrets.token_hex(6)}.tmp"
     try:
-        with open(temporary, "wb") as f:
+        with open(temporary, "xb") as f:
             image.save(f, format=kind, icc_profile=image.info.get("icc_profile"), **SAVE_OPTIONS.get(kind, {}))
             f.flush()
             os.fsync(f.fileno())

@@ -25,7 +25,8 @@ def shave(img: np.ndarray, border: int) -> np.ndarray:
 
 def to_uint8(img: np.ndarray) -> np.ndarray:
     """[0, 1] float to 8 bit, rounding half up as MATLAB does."""
-    return np.floor(np.clip(img, 0, 1) * 255 + 0.5).astype(np.uint8)
+    out: np.ndarray = np.floor(np.clip(img, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return out
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -37,7 +38,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def _gaussian() -> np.ndarray:
     x = np.arange(11) - 5.0
     g = np.exp(-(x**2) / (2 * 1.5**2))
-    return g / g.sum()
+    out: np.ndarray = g / g.sum()
+    return out
 
 
 def _blur(x: np.ndarray) -> np.ndarray:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
+import secrets
 import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from fastsr.errors import ModelError, OutputError
 from fastsr.plan import Plan
 
 FORMAT = "1"
+JSON_KEYS = ("config", "recipe", "psnr", "golden")
 KEYS = ("fastsr", "name", "arch", "config", "scale", "domain", "plan", "licence", "recipe", "psnr", "golden")
 MAX_FILE = 512 << 20
 MAX_HEADER = 1 << 20
@@ -59,11 +60,7 @@ def read(path: str | Path) -> ModelFile:
     path = Path(path)
     raw = _bytes(path)
     header, data = _header(path, raw)
-    meta = header.pop("__metadata__", None)
-    if not isinstance(meta, dict) or any(key not in meta for key in KEYS):
-        raise ModelError(f"{path}: this safetensors file is not a fastsr model (metadata {', '.join(KEYS)} expected)")
-    if meta["fastsr"] != FORMAT:
-        raise ModelError(f"{path}: format {meta['fastsr']!r} is not known to this fastsr; update fastsr")
+    meta = _metadata(path, header.pop("__metadata__", None))
     weights = _tensors(path, header, data)
     try:
         plan = Plan.from_json(meta["plan"])
@@ -86,12 +83,9 @@ def read_meta(path: str | Path) -> dict[str, str]:
             size = int.from_bytes(f.read(8), "little")
             if size > MAX_HEADER:
                 raise ModelError(f"{path}: the header claims {size} bytes, the limit is {MAX_HEADER}")
-            meta = _json(path, f.read(size)).get("__metadata__")
+            return _metadata(path, _json(path, f.read(size)).get("__metadata__"))
     except OSError as e:
         raise ModelError(f"{path}: cannot be read: {e.strerror}") from None
-    if not isinstance(meta, dict) or any(key not in meta for key in KEYS):
-        raise ModelError(f"{path}: not a fastsr model file")
-    return meta
 
 
 def write(
@@ -157,6 +151,8 @@ def golden_input(plan: Plan, seed: int) -> np.ndarray:
 
 def digest(out: np.ndarray) -> str:
     """SHA-256 of an output rounded to 8 bit."""
+    import hashlib
+
     return hashlib.sha256(np.floor(np.clip(out, 0, 1) * 255 + 0.5).astype(np.uint8).tobytes()).hexdigest()
 
 
@@ -165,7 +161,7 @@ def verify(model: ModelFile, executor: str = "cpu") -> None:
     from fastsr import executors
 
     golden = model.json("golden")
-    if not golden:
+    if not {"seed", "sha256"} <= set(golden) or type(golden["seed"]) is not int or golden["seed"] < 0:
         raise ModelError(f"{model.path}: carries no golden output to verify")
     out = executors.get(executor).prepare(model.plan, model.weights).run(golden_input(model.plan, golden["seed"]))
     if digest(out) != golden["sha256"]:
@@ -184,7 +180,7 @@ def _golden(plan: Plan, weights: dict[str, np.ndarray]) -> dict[str, Any]:
             level = np.clip(out, 0, 1) * 255 + 0.5
             # Away from every rounding tie, so that a right fp32 executor gives the same bytes.
             if np.abs(level - np.round(level)).min() > 1e-3:
-                return {"seed": seed, "sha256": digest(out)}
+                return {"seed": seed, "shape": list(GOLDEN_SHAPE), "sha256": digest(out)}
     except ModuleNotFoundError:
         pass
     return {}
@@ -199,12 +195,29 @@ def _bytes(path: Path) -> bytes:
                 raise ModelError(f"{path}: not a regular file")
             if info.st_size > MAX_FILE:
                 raise ModelError(f"{path}: {info.st_size} bytes, the limit for a model file is {MAX_FILE}")
-            return f.read()
+            return f.read(MAX_FILE + 1)
     except OSError as e:
         raise ModelError(f"{path}: cannot be read: {e.strerror}") from None
+    except ValueError as e:  # a NUL in the name
+        raise ModelError(f"{str(path)!r}: cannot be read: {e}") from None
 
 
-def _json(path: Path, text: bytes) -> dict[str, Any]:
+def _metadata(path: Path, meta: object) -> dict[str, str]:
+    """The metadata of a fastsr model file: all keys there, all strings, JSON where JSON is due."""
+    if not isinstance(meta, dict) or any(not isinstance(meta.get(key), str) for key in KEYS):
+        raise ModelError(f"{path}: this is not a fastsr model file (metadata {', '.join(KEYS)} expected)")
+    if meta["fastsr"] != FORMAT:
+        raise ModelError(
+            f"{path}: format {meta['fastsr']!r} is not known to this fastsr ({FORMAT!r} is): update fastsr"
+        )
+    if not meta["scale"].isdecimal():
+        raise ModelError(f"{path}: metadata 'scale' is {meta['scale']!r}, expected a whole number")
+    for key in JSON_KEYS:
+        _json(path, meta[key].encode("utf-8", "surrogatepass"), f"metadata '{key}'")
+    return meta
+
+
+def _json(path: Path, text: bytes, what: str = "the header") -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in pairs}) != len(pairs):
             raise ValueError("duplicate key")
@@ -216,9 +229,9 @@ def _json(path: Path, text: bytes) -> dict[str, Any]:
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constants)
     except (ValueError, RecursionError) as e:
-        raise ModelError(f"{path}: the header is not valid JSON ({e})") from None
+        raise ModelError(f"{path}: {what} is not valid JSON ({e})") from None
     if not isinstance(header, dict):
-        raise ModelError(f"{path}: the header is not a JSON object")
+        raise ModelError(f"{path}: {what} is not a JSON object")
     return header
 
 
@@ -227,6 +240,8 @@ def _header(path: Path, raw: bytes) -> tuple[dict[str, Any], memoryview]:
         raise ModelError(
             f"{path}: this is a pickle or zip archive (.pth?): use `fastsr convert` to make a model file of it"
         )
+    if len(raw) > MAX_FILE:
+        raise ModelError(f"{path}: grew above the limit for a model file, {MAX_FILE} bytes, while it was read")
     if len(raw) < 8:
         raise ModelError(f"{path}: {len(raw)} bytes is too short for a model file")
     size = int.from_bytes(raw[:8], "little")
@@ -248,7 +263,7 @@ def _tensors(path: Path, header: dict[str, Any], data: memoryview) -> dict[str, 
         for numbers in (shape, offsets):
             if not isinstance(numbers, list) or any(type(n) is not int or n < 0 for n in numbers):
                 raise ModelError(f"{path}: tensor '{name}' has a malformed shape or offsets")
-        if len(offsets) != 2 or len(shape) > 4:
+        if len(offsets) != 2 or len(shape) > 4 or 0 in shape:
             raise ModelError(f"{path}: tensor '{name}' has a malformed shape or offsets")
         begin, end = offsets
         if end > len(data) or end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
@@ -256,10 +271,10 @@ def _tensors(path: Path, header: dict[str, Any], data: memoryview) -> dict[str, 
                 f"{path}: tensor '{name}' says {shape} {dtype} at {begin}..{end}, which does not fit the file"
             )
         spans.append((begin, end))
-        array = np.frombuffer(data[begin:end], np.float32 if dtype == "F32" else np.float16).reshape(shape)
+        array = np.frombuffer(data[begin:end], "<f4" if dtype == "F32" else "<f2").reshape(shape)
         if not np.isfinite(array).all():
             raise ModelError(f"{path}: tensor '{name}' holds NaN or infinity")
-        weights[name] = np.ascontiguousarray(array, dtype=np.float32)
+        weights[name] = np.require(array, np.float32, ["C", "A"])
     at = 0
     for begin, end in sorted(spans):
         if begin != at:
@@ -271,7 +286,7 @@ def _tensors(path: Path, header: dict[str, Any], data: memoryview) -> dict[str, 
 
 
 def _replace(path: Path, raw: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.parent / f".fastsr-{secrets.token_hex(6)}.tmp"
     try:
         with open(temporary, "wb") as f:
             f.write(raw)
@@ -279,5 +294,6 @@ def _replace(path: Path, raw: bytes) -> None:
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot be written: {e.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -3,18 +3,23 @@
 
 from __future__ import annotations
 
+import operator
 import os
+import sys
+import time
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from fastsr import _core, catalog, color, executors, image, modelfile
-from fastsr.errors import DeviceError, InputError, ModelError
+from fastsr.errors import DeviceError, InputError, LimitError, ModelError
 from fastsr.modelfile import ModelFile
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32")
+MAX_OUTPUT = 1 << 30
+"""pixels of the largest output: above it, sizes in bytes leave what most hosts can hold"""
 
 
 class Upscaler:
@@ -36,22 +41,28 @@ class Upscaler:
     def scale(self) -> int:
         return self._model.plan.scale
 
+    @property
+    def domain(self) -> str:
+        """What the network reads: "y" or "rgb"."""
+        return self._model.plan.domain
+
     def upscale(self, img: Any) -> Any:
         """Enlarge an image `scale` times; the same kind, dtype and layout comes back.
 
         img: a PIL image; numpy [H, W] or [H, W, 1 | 2 | 3 | 4] of uint8, uint16 or float32 in [0, 1] (2 and 4: the
         last channel is alpha); torch [C, H, W] or [N, C, H, W] float in [0, 1]. Any strides. The input is not written.
         A network on Y gets Y of BT.601 (gray images are Y); chroma and alpha go by bicubic. Integers come back
-        rounded, floats clipped to [0, 1].
+        rounded, floats clipped to [0, 1]. PIL: L, LA, RGB, RGBA, I;16, I (16 bit) and F ([0, 1]) keep their mode; 1 comes
+        back as L, palettes, CMYK and others as RGB or RGBA.
 
-        Raises InputError for other dtypes and shapes, empty images, NaN, infinity and floats outside [0, 1];
-        LimitError when memory_limit is too low.
+        Raises InputError for other dtypes and shapes, empty images, NaN, infinity and floats outside [0, 1] by more
+        than 0.001; LimitError for outputs above 2^30 pixels and when memory_limit is too low.
 
         >>> fastsr.load("annet_x3").upscale(np.zeros((64, 64, 3), np.uint8)).shape
         (192, 192, 3)
         """
         pictures = image.take(img)
-        return image.give_back([self._one(p) for p in pictures], img)
+        return image.give_back([self._one(p) for p in pictures], img, self.scale)
 
     def run(
         self,
@@ -66,13 +77,20 @@ class Upscaler:
             x = np.rot90(planes[:, :, ::-1] if turn >= 4 else planes, turn % 4, (1, 2))
             y = np.rot90(self._prepared.run(np.ascontiguousarray(x)), -(turn % 4), (1, 2))
             y = y[:, :, ::-1] if turn >= 4 else y
-            total = y.copy() if total is None else total + y
+            total = y.astype(np.float64) if total is None else total + y
         assert total is not None
-        return total / 8
+        return (total / 8).astype(np.float32)
 
     def _one(self, picture: image.Picture) -> image.Picture:
-        planes, chroma = color.split(picture, self._model.plan.domain)
+        h, w = picture.size
+        if h * w * self.scale**2 > MAX_OUTPUT:
+            raise LimitError(
+                f"{w}x{h} pixels times {self.scale} on each side is above the limit of {MAX_OUTPUT} output pixels: cut the image"
+            )
+        begin = time.perf_counter()
+        planes, chroma = color.split(picture, self.domain)
         out = self.run(planes)
+        _log(f"{self.name}: {w}x{h} in {1e3 * (time.perf_counter() - begin):.1f} ms")
         if not np.isfinite(out).all():
             raise ModelError(f"model '{self.name}' gave values that are not finite for this image")
         return color.join(picture, out, chroma, self._options["threads"])
@@ -85,14 +103,14 @@ class Upscaler:
             "arch": model.meta["arch"],
             "config": model.json("config"),
             "scale": self.scale,
-            "domain": model.plan.domain,
+            "domain": self.domain,
             "executor": self._executor.name,
-            "isa": _core.isa(),
+            "isa": self._prepared.isa,
             "threads": self._options["threads"],
             "precision": "fp32",
             "self_ensemble": self._options["self_ensemble"],
             "parameters": sum(int(w.size) for w in model.weights.values()),
-            "radius": _core.Session(model.plan.to_dict(), dict(model.weights), threads=1).radius,
+            "radius": self._prepared.radius,
             "psnr": model.json("psnr"),
             "licence": model.meta["licence"],
             "recipe": model.json("recipe"),
@@ -126,7 +144,7 @@ def load(
     precision: "auto" or "fp32". threads: default all CPUs this process may use. tile: side of a tile in LR pixels;
     "auto" takes the whole image at once unless memory_limit (bytes) asks for less. Pixels never depend on either.
     self_ensemble: mean over 8 flips and turns, 8 times the work.
-    Variables FASTSR_EXECUTOR and FASTSR_THREADS give the defaults of executor and threads.
+    Variables FASTSR_EXECUTOR and FASTSR_THREADS give the defaults of executor and threads; FASTSR_LOG=1 reports on stderr.
 
     Raises ModelError (no such model, broken file), DeviceError (not available here), InputError (bad option).
 
@@ -136,36 +154,60 @@ def load(
     if device not in DEVICES:
         raise DeviceError(f"device {device!r} is not one of {', '.join(DEVICES)}")
     if device == "cuda":
-        raise DeviceError("device 'cuda': the GPU executors are not part of this version of fastsr; use device='cpu'")
+        raise DeviceError("device 'cuda': this version of fastsr has no GPU executor yet; use device='cpu' or 'auto'")
     if precision not in PRECISIONS:
-        raise DeviceError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-    if tile != "auto" and (type(tile) is not int or tile < 1):
-        raise InputError(f"tile={tile!r} is not 'auto' or a side of at least 1 LR pixel")
-    if memory_limit is not None and (type(memory_limit) is not int or memory_limit < 1):
-        raise InputError(f"memory_limit={memory_limit!r} is not a number of bytes above 0")
+        raise DeviceError(
+            f"precision {precision!r} is not available on the CPU yet: use one of {', '.join(PRECISIONS)}"
+        )
+    side = 0 if tile == "auto" else _count("tile", tile, 1 << 30, "'auto' or a side in LR pixels")
+    limit = None if memory_limit is None else _count("memory_limit", memory_limit, 1 << 60, "a number of bytes")
     count = _threads(threads)
-    chosen = executor if executor != "auto" else os.environ.get("FASTSR_EXECUTOR", "cpu")
-    runner = executors.get(chosen)
+    runner = _executor(executor)
     model = modelfile.read(catalog.locate(name_or_path, scale))
     if scale is not None and scale != model.plan.scale:
         raise ModelError(f"model '{model.name}' upscales {model.plan.scale} times, not {scale}")
     reason = runner.supports(model.plan)
     if reason:
         raise DeviceError(f"executor {runner.name!r} cannot run '{model.name}': {reason}")
-    prepared = runner.prepare(
-        model.plan, model.weights, threads=count, tile=0 if tile == "auto" else tile, memory_limit=memory_limit
-    )
+    try:
+        prepared = runner.prepare(model.plan, model.weights, threads=count, tile=side, memory_limit=limit)
+    except ModelError as e:
+        raise ModelError(f"{model.path}: {e}") from None
+    _log(f"{model.name} from {model.path}: executor {runner.name}, {prepared.isa}, {count} threads")
     return Upscaler(model, runner, prepared, {"threads": count, "self_ensemble": self_ensemble})
 
 
+def _count(name: str, value: Any, most: int, what: str) -> int:
+    """`value` as an int from 1 to `most`, whatever integer type it has."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if not 1 <= number <= most:
+        raise InputError(f"{name}={value!r} is not {what} from 1 to {most}")
+    return number
+
+
 def _threads(threads: int | None) -> int:
-    if threads is None and "FASTSR_THREADS" in os.environ:
-        text = os.environ["FASTSR_THREADS"]
-        if not text.isdecimal():
-            raise InputError(f"FASTSR_THREADS={text} is not a number of threads")
-        threads = int(text)
-    if threads is None:
+    if threads is not None:
+        return _count("threads", threads, 1024, "a number of threads")
+    text = os.environ.get("FASTSR_THREADS", "")
+    if not text:
         return _core.default_threads()
-    if type(threads) is not int or not 1 <= threads <= 1024:
-        raise InputError(f"threads={threads!r} is not a number from 1 to 1024")
-    return threads
+    return _count("FASTSR_THREADS", int(text) if text.isdecimal() else text, 1024, "a number of threads")
+
+
+def _executor(name: str) -> executors.Executor:
+    variable = os.environ.get("FASTSR_EXECUTOR", "") or "auto"
+    if name == "auto" and variable != "auto":
+        try:
+            return executors.get(variable)
+        except DeviceError as e:
+            raise DeviceError(f"FASTSR_EXECUTOR: {e}") from None
+    return executors.get("cpu" if name == "auto" else name)
+
+
+def _log(line: str) -> None:
+    """One line to stderr when FASTSR_LOG=1."""
+    if os.environ.get("FASTSR_LOG", "0") not in ("", "0"):
+        print(f"fastsr: {line}", file=sys.stderr)

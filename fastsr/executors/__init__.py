@@ -18,6 +18,16 @@ EXECUTORS = ("cpu", "reference")
 class Prepared(Protocol):
     """A plan with its weights, ready to run; may be called from many threads at once."""
 
+    @property
+    def radius(self) -> int:
+        """Input pixels around a point that its outputs depend on."""
+        ...
+
+    @property
+    def isa(self) -> str:
+        """The instruction set, or the library, that does the work."""
+        ...
+
     def run(
         self,
         x: np.ndarray,  # [C, h, w] f32 in [0, 1]

@@ -16,6 +16,8 @@ from fastsr.plan import Plan
 class PreparedCpu:
     def __init__(self, session: _core.Session) -> None:
         self.session = session
+        self.radius = session.radius
+        self.isa = session.isa
 
     def run(self, x: np.ndarray) -> np.ndarray:
         return self.session.run(np.ascontiguousarray(x, dtype=np.float32))

@@ -24,8 +24,10 @@ class PreparedReference:
         self.weights = {name: torch.from_numpy(np.array(value)).to(self.dtype) for name, value in weights.items()}
         # The native rules check the plan once for every executor.
         self.session = _core.Session(
-            plan.to_dict(), {k: np.ascontiguousarray(v, np.float32) for k, v in weights.items()}
+            plan.to_dict(), {k: np.ascontiguousarray(v, np.float32) for k, v in weights.items()}, threads=1
         )
+        self.radius = self.session.radius
+        self.isa = "torch"
 
     def run(self, x: np.ndarray) -> np.ndarray:
         import torch

@@ -82,10 +82,12 @@ class Integration(nn.Module):
         assert last.bias is not None
         # One map out of many: k * k pointwise maps, shifted and summed, take half the time of a k x k convolution.
         k = last.kernel_size[0]
-        h, w = (n - 2 * r for n in x.shape[-2:])
+        h, cols = (n - 2 * r for n in x.shape[-2:])
         taps = nn.functional.conv2d(y.float(), last.weight[0].flatten(1).T[:, :, None, None])
-        total = sum((taps[:, k * i + j, i : i + h, j : j + w] for i in range(k) for j in range(k)), last.bias)
-        return x[..., r : r + h, r : r + w] + total[:, None]
+        out = x[:, 0, r : r + h, r : r + cols] + last.bias
+        for i, j in np.ndindex(k, k):
+            out = out + taps[:, k * i + j, i : i + h, j : j + cols]
+        return out[:, None]
 
     @property
     def radius(self) -> int:
