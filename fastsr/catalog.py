@@ -70,7 +70,8 @@ def locate(name_or_path: str | Path, scale: int | None = None) -> Path:
         if not os.path.exists(path):
             raise ModelError(f"{text}: no such model file")
         return path
-    raise ModelError(f"there is no model '{text}': {_hint(text, scale)} (`fastsr models` lists them)")
+    what = f"'{text}'" if scale is None else f"'{text}' for scale {scale}"
+    raise ModelError(f"there is no model {what}: {_hint(text, scale)} (`fastsr models` lists them)")
 
 
 def _hint(text: str, scale: int | None) -> str:

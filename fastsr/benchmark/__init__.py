@@ -23,8 +23,10 @@ from fastsr.plan import Plan
 
 __all__ = ["AGREE", "ENGINES", "compare", "photo", "run"]
 
-AGREE = (1e-4, 0.999)
-"""a peer computes the same thing if that share of its pixels is that near: anchors on near-ties may differ"""
+AGREE = 1e-4
+"""a peer computes the same thing if almost all its pixels are that near: anchors on near-ties may differ"""
+STRAY = (0.001, 0.05, 300)
+"""share of pixels that may be farther; of small images 5 %, up to 300 pixels: two or three patches on a near-tie"""
 REST = 0.05  # seconds between two timings: a burst at full clock, not a throttled average
 
 
@@ -53,10 +55,10 @@ def compare(out: np.ndarray, expected: np.ndarray, engine: str) -> None:
     """Raise FastsrError unless `engine` computed what it is to be timed for (AGREE)."""
     if out.shape != expected.shape:
         raise FastsrError(f"engine '{engine}' gave shape {out.shape}, fastsr {expected.shape}: not timed")
-    near, share = AGREE
-    got = float((np.abs(out - expected) <= near).mean())
-    if not got >= share:
-        raise FastsrError(f"engine '{engine}' agrees with fastsr on {100 * got:.2f} % of the values only: not timed")
+    far = int(out.size - (np.abs(out - expected) <= AGREE).sum())  # NaN is far
+    if far > max(STRAY[0] * out.size, min(STRAY[1] * out.size, STRAY[2])):
+        agreed = 100 * (1 - far / out.size)
+        raise FastsrError(f"engine '{engine}' agrees with fastsr on {agreed:.2f} % of the values only: not timed")
 
 
 def run(

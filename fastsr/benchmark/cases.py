@@ -33,12 +33,18 @@ def resize_bicubic(scale: int) -> Case:
 
 
 def anchored_regression(scale: int) -> Case:
-    """The anchored layer of annet at HR size: realistic weights make a realistic spread of anchors."""
+    """The anchored layer of annet with the bicubic step that feeds it (the core tiles in LR pixels; a few per cent).
+
+    The weights of the shipped model make a realistic spread of anchors.
+    """
     roles = {role: role for role in ("filters", "atoms", "projections")}
-    step = Step("anchored_regression", (INPUT,), OUTPUT, roles, {"stride": scale})
+    steps = (
+        Step("resize_bicubic", (INPUT,), "bicubic", {}, {"scale": scale}),
+        Step("anchored_regression", ("bicubic",), OUTPUT, roles, {"stride": scale}),
+    )
     weights = _shipped(scale) or random_annet(scale)[1]
     used = {role: weights[role] for role in roles}
-    return Case(f"anchored_regression x{scale}", Plan("y", 1, (step,)), used, scale)
+    return Case(f"anchored_regression x{scale}", Plan("y", scale, steps), used)
 
 
 def conv2d(sizes: tuple[int, ...] = (5, 3), maps: int = 64, scale: int = 3) -> Case:
