@@ -50,6 +50,7 @@ def time_case(benchmark: Any) -> Callable[[cases.Case, str], None]:
 
 
 def _time_case(timer: Any, case: cases.Case, engine: str) -> None:
+    timer.extra_info["checked"] = "skipped"
     if engine not in engines.available():
         pytest.skip(f"engine {engine} is not installed")
     if "compile" in engine and not FULL and not case.name.endswith("x3") and "conv2d" not in case.name:

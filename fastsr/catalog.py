@@ -63,13 +63,14 @@ def locate(name_or_path: str | Path, scale: int | None = None) -> Path:
     """
     text = str(name_or_path)
     for name in [text] if scale is None else [text, f"{text}_x{scale}"]:
-        if name.isidentifier() and (WEIGHTS / f"{name}.safetensors").is_file():
+        if name.isidentifier() and os.path.isfile(WEIGHTS / f"{name}.safetensors"):
             return WEIGHTS / f"{name}.safetensors"
     path = Path(text)
     if text and (path.suffix or len(path.parts) > 1 or os.path.lexists(path)):
         if not os.path.exists(path):
             raise ModelError(f"{text}: no such model file")
         return path
+    text = text if len(text) <= 80 else f"{text[:80]}..."
     what = f"'{text}'" if scale is None else f"'{text}' for scale {scale}"
     raise ModelError(f"there is no model {what}: {_hint(text, scale)} (`fastsr models` lists them)")
 

@@ -51,7 +51,7 @@ def _report(e: BaseException, source: Path | None = None) -> int:
     if {"-v", "--verbose"} & set(sys.argv[1:]):
         traceback.print_exception(e)
     line, code = _explain(e)
-    if source is not None and str(source) not in line:
+    if source is not None and str(source) not in line and not isinstance(e, OutputError):
         line = f"{source}: {line}"
     click.echo(f"fastsr: error: {' '.join(line.split())}", err=True)
     return code
@@ -170,9 +170,9 @@ def _targets(inputs: tuple[Path, ...], output: Path, overwrite: bool) -> list[Pa
     targets = [output / f"{p.stem}.png" if folder else output for p in inputs]
     for source, target in zip(inputs, targets, strict=True):
         image.check_target(target)
-        if target.exists() and source.exists() and target.samefile(source):
+        if os.path.exists(target) and os.path.exists(source) and target.samefile(source):
             raise OutputError(f"{target}: is the input itself; choose another output")
-        if folder and target.exists() and not overwrite:
+        if folder and os.path.exists(target) and not overwrite:
             raise OutputError(f"{target}: exists already; give --overwrite to replace it")
     twice = {t.name for t in targets if sum(t.name == other.name for other in targets) > 1}
     if twice:

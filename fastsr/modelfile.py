@@ -258,7 +258,7 @@ def _tensors(path: Path, header: dict[str, Any], data: memoryview) -> dict[str, 
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             raise ModelError(f"{path}: tensor '{name}' is malformed")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if dtype not in ITEM_BYTES:
+        if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
             raise ModelError(f"{path}: tensor '{name}' has dtype {dtype!r}, expected F32 or F16")
         for numbers in (shape, offsets):
             if not isinstance(numbers, list) or any(type(n) is not int or n < 0 for n in numbers):

@@ -1,162 +1,239 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command: what it does, and that everything wrong is one line on stderr and a non-zero exit."""
+"""The shell: what the commands do, that every error is one line on stderr, and the exit codes."""
 
 from __future__ import annotations
 
-import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("torch")
-Maker = Callable[..., Path]
+import fastsr
+from fastsr import cli, image
+from fastsr.testing import rng
+
+Write = Callable[..., Path]
+Run = Callable[..., tuple[int, str, str]]
 
 
-def fastsr(*args: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fastsr", *map(str, args)], capture_output=True, text=True, timeout=120, cwd="/"
-    )
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Calls the command in this process: (exit code, stdout, stderr)."""
 
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fastsr", *map(str, args)])
+        with pytest.raises(SystemExit) as e:
+            cli.main()
+        captured = capsys.readouterr()
+        assert isinstance(e.value.code, int)
+        return e.value.code, captured.out, captured.err
 
-def fails(*args: object, code: int | None = None) -> str:
-    result = fastsr(*args)
-    lines = result.stderr.strip().splitlines()
-    assert result.returncode != 0
-    assert code is None or result.returncode == code
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("fastsr: error: ")
-    return lines[0]
+    return call
 
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    y, x = np.mgrid[0:24, 0:30]
-    img = np.stack([128 + 100 * np.sin(x / 3), 128 + 100 * np.cos(y / 4), 100 + 3 * x], -1)
     path = tmp_path / "photo.png"
-    Image.fromarray(img.astype(np.uint8)).save(path)
+    Image.fromarray(rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
     return path
 
 
-def test_upscale(tmp_path: Path, photo: Path, small_model: Maker) -> None:
-    out = tmp_path / "out.png"
-    assert fastsr("upscale", photo, "-o", out, "-m", small_model()).returncode == 0
-    with Image.open(out) as image:
-        assert image.size == (60, 48)
-        assert image.mode == "RGB"
-    assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".tmp")] == []
+def assert_one_line(err: str, start: str = "") -> None:
+    assert err.startswith(f"fastsr: error: {start}")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
 
 
-def test_a_bad_image_among_several(tmp_path: Path, photo: Path, small_model: Maker) -> None:
+def test_upscale(run: Run, small_model: Write, photo: Path, tmp_path: Path) -> None:
+    model = small_model()
+    for name in ("out.png", "out.PNG", "out.webp", "out.tiff", "out.jpg"):
+        assert run("upscale", photo, "-o", tmp_path / name, "-m", model) == (0, "", "")
+        assert image.read(tmp_path / name).size == (60, 40)
+    want = fastsr.load(model).upscale(Image.open(photo))
+    assert np.array_equal(np.asarray(image.read(tmp_path / "out.png")), np.asarray(want))
+    for options in (["--threads", 1, "--tile", 9], ["--memory-limit", 3], ["--self-ensemble"], ["--executor", "cpu"]):
+        assert run("upscale", photo, "-o", tmp_path / "again.png", "--model", model, *options)[0] == 0
+        if options != ["--self-ensemble"]:
+            assert (tmp_path / "again.png").read_bytes() == (tmp_path / "out.png").read_bytes()
+
+
+def test_a_bad_image_among_several(run: Run, small_model: Write, photo: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.bmp"
+    Image.open(photo).save(other)
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"")
-    folder = tmp_path / "out"
-    folder.mkdir()
+    out = tmp_path / "results"
+    args = ("upscale", photo, bad, other, "-o", out, "-m", small_model())
+    code, _, err = run(*args)
+    assert code == 2
+    assert_one_line(err, f"{bad}: the file is empty")
+    assert sorted(p.name for p in out.iterdir()) == ["other.png", "photo.png"]
+    code, _, err = run(*args)
+    assert code == 5
+    assert_one_line(err, f"{out / 'photo.png'}: exists already; give --overwrite")
+    assert run(*args, "--overwrite")[0] == 2
+    code, _, err = run("upscale", photo, tmp_path / "x" / "photo.jpg", "-o", out, "--overwrite")
+    assert_one_line(err, "several inputs would become photo.png")
+
+
+def cases(photo: Path, model: Path, tmp_path: Path) -> list[tuple[list[object], int, str]]:
+    bad_model = tmp_path / "bad.safetensors"
+    bad_model.write_bytes(model.read_bytes()[:50])
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(photo.read_bytes()[:200])
+    text = tmp_path / "text.png"
+    text.write_text("hello")
+    clear = tmp_path / "clear.png"
+    Image.new("RGBA", (4, 4)).save(clear)
+    out = tmp_path / "never.png"
+    up: list[object] = ["upscale", "-m", model]
+    return [
+        ([*up, tmp_path / "nothing.png", "-o", out], 2, f"{tmp_path}/nothing.png: no such file"),
+        ([*up, cut, "-o", out], 2, f"{cut}: cannot be read"),
+        ([*up, text, "-o", out], 2, f"{text}: not an image"),
+        ([*up, tmp_path, "-o", out], 2, f"{tmp_path}: not a regular file"),
+        ([*up, photo, "-o", tmp_path / "a.gif"], 5, f"{tmp_path}/a.gif: unknown ending"),
+        ([*up, photo, "-o", tmp_path / "no" / "a.png"], 5, f"{tmp_path}/no/a.png: the folder"),
+        ([*up, photo, "-o", photo], 5, f"{photo}: is the input itself"),
+        ([*up, photo, "-o", tmp_path], 5, f"{photo}: is the input itself"),
+        ([*up, photo, photo, "-o", photo], 5, f"{photo}: cannot be made a folder"),
+        ([*up, clear, "-o", tmp_path / "a.jpg"], 5, f"{tmp_path}/a.jpg: JPEG cannot hold"),
+        ([*up, photo, "-o", tmp_path / f"{'n' * 300}.png"], 5, str(tmp_path)),
+        ([*up, photo, "-o", out, "--scale", 3], 3, "model 'small' upscales 2 times, not 3"),
+        (
+            [*up, photo, "-o", out, "--memory-limit", 1, "--threads", 64],
+            4,
+            f"{photo}: memory_limit=1000000 bytes is too low",
+        ),
+        ([*up, photo, "-o", out, "--executor", "gpu"], 6, "executor 'gpu' is not one of"),
+        ([*up, photo, "-o", out, "--tile", 0], 2, "Invalid value for '--tile'"),
+        ([*up, photo], 2, "Missing option '-o'"),
+        (["upscale", "-o", out], 2, "Missing argument"),
+        (["upscale", photo, "-o", out, "-m", bad_model], 3, f"{bad_model}: "),
+        (["upscale", photo, "-o", out, "-m", photo], 3, f"{photo}: the header claims"),
+        (["upscale", photo, "-o", out, "-m", "annet_x33"], 3, "there is no model 'annet_x33'"),
+        (["info", "nothing"], 3, "there is no model 'nothing'"),
+        (["frobnicate"], 2, "No such command 'frobnicate'"),
+        (["upscale", "--frobnicate"], 2, "No such option"),
+        (["eval", "-m", model, "--data", tmp_path / "nothing"], 2, f"{tmp_path}/nothing: no such folder"),
+        (["bench", "-m", model, "--size", "big"], 2, "--size big is not WIDTHxHEIGHT"),
+        (["train", "frob", "--scale", 3, "--data", tmp_path], 2, "there is no recipe for 'frob'"),
+        (["train", "annet", "--scale", 3, "--data", tmp_path, "--sizes", "a"], 2, "--sizes a is not"),
+        (["convert", tmp_path / "nothing.mat", "-o", tmp_path / "x.safetensors"], 3, ""),
+    ]
+
+
+def test_every_error_is_one_line(run: Run, small_model: Write, photo: Path, tmp_path: Path) -> None:
+    for args, code, message in cases(photo, small_model(), tmp_path):
+        before = sorted(tmp_path.rglob("*"))
+        got, out, err = run(*args)
+        assert (got, out) == (code, ""), (args, err)
+        assert_one_line(err, message)
+        assert sorted(tmp_path.rglob("*")) == before, args
+
+
+def test_verbose_shows_the_trace(run: Run, tmp_path: Path) -> None:
+    for args in (["-v", "info", "nothing"], ["info", "nothing", "-v"], ["info", "nothing", "--verbose"]):
+        _, _, err = run(*args)
+        assert err.startswith("Traceback")
+        assert err.splitlines()[-1].startswith("fastsr: error: there is no model")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 4, "photo.png: out of memory: set --memory-limit"),
+        (OSError(5, "Input/output error", "disk"), 1, "disk: Input/output error"),
+        (
+            RuntimeError("two\nlines"),
+            70,
+            "internal error, please report it with what -v shows: RuntimeError: two lines",
+        ),
+    ],
+)
+def test_what_nobody_expects(
+    run: Run, small_model: Write, photo: Path, monkeypatch: pytest.MonkeyPatch, error: Any, code: int, message: str
+) -> None:
+    def fail(self: object, img: object) -> None:
+        raise error
+
+    monkeypatch.setattr(fastsr.Upscaler, "upscale", fail)
     model = small_model()
-    assert "0 bytes" in fails("upscale", bad, photo, "-o", folder, "-m", model)
-    assert (folder / "photo.png").exists()
-    assert not (folder / "bad.png").exists()
-    assert "--overwrite" in fails("upscale", photo, "-o", folder, "-m", model, code=5)
-    assert fastsr("upscale", photo, "-o", folder, "-m", model, "--overwrite").returncode == 0
+    got, _, err = run("upscale", photo, "-o", photo.with_name("o.png"), "-m", model)
+    assert got == code
+    assert len(err.strip().splitlines()) == 1  # click ends the line of a ^C first
+    assert message in err
+    assert not photo.with_name("o.png").exists()
 
 
-def png(img: Image.Image) -> bytes:
-    f = io.BytesIO()
-    img.save(f, "PNG")
-    return f.getvalue()
-
-
-def bomb() -> bytes:
-    """A valid header that claims 65,000 x 65,000 pixels."""
-    import struct
-    import zlib
-
-    head = struct.pack(">IIBBBBB", 65000, 65000, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + head
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-
-
-BAD = {
-    "empty": b"",
-    "text": b"this is not an image",
-    "truncated": png(Image.effect_noise((64, 64), 90))[:500],
-    "bomb": bomb(),
-    "pdf": b"%PDF-1.4 nothing",
-    "half a jpeg": b"\xff\xd8\xff\xe0\x00\x10JFIF",
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_images(tmp_path: Path, small_model: Maker, name: str) -> None:
-    path = tmp_path / "in.png"
-    path.write_bytes(BAD[name])
-    out = tmp_path / "out.png"
-    assert "in.png" in fails("upscale", path, "-o", out, "-m", small_model())
-    assert not out.exists()
-
-
-def test_bad_arguments(tmp_path: Path, photo: Path, small_model: Maker) -> None:
-    model = small_model()
-    out = tmp_path / "out.png"
-    assert "no such file" in fails("upscale", tmp_path / "none.png", "-o", out, "-m", model)
-    assert "no model" in fails("upscale", photo, "-o", out, "-m", "nope", code=3)
-    assert "ending" in fails("upscale", photo, "-o", tmp_path / "out.xyz", "-m", model, code=5)
-    assert "does not exist" in fails("upscale", photo, "-o", tmp_path / "no" / "out.png", "-m", model, code=5)
-    assert "input itself" in fails("upscale", photo, "-o", photo, "-m", model, code=5)
-    assert "memory_limit" in fails("upscale", photo, "-o", out, "-m", model, "--memory-limit", "-3")
-    assert "bogus" in fails("bogus")
-    assert "--output" in fails("upscale", photo)
-    assert not out.exists()
-    assert photo.exists()
-
-
-def test_one_pixel(tmp_path: Path, small_model: Maker) -> None:
-    path = tmp_path / "one.png"
-    Image.new("RGB", (1, 1), (10, 200, 30)).save(path)
-    out = tmp_path / "out.png"
-    assert fastsr("upscale", path, "-o", out, "-m", small_model()).returncode == 0
-    with Image.open(out) as image:
-        assert image.size == (2, 2)
-
-
-def test_verbose_shows_the_trace(tmp_path: Path) -> None:
-    result = fastsr("upscale", "-v", tmp_path / "none.png", "-o", tmp_path / "out.png", "-m", "nope")
-    assert "Traceback" in result.stderr
-
-
-def test_info_models_doctor(small_model: Maker) -> None:
-    info = json.loads(fastsr("info", small_model(), "--json").stdout)
+def test_models_and_info(run: Run, small_model: Write) -> None:
+    code, out, _ = run("models")
+    assert code == 0
+    listed = json.loads(run("models", "--json")[1])
+    assert [m["name"] for m in listed] == [m.name for m in fastsr.models()]
+    assert all(m["name"] in out for m in listed)
+    code, out, _ = run("info", small_model())
+    assert code == 0
+    assert "resize_bicubic" in out
+    info = json.loads(run("info", small_model(), "--json")[1])
     assert info["name"] == "small"
     assert [s["op"] for s in info["steps"]] == ["resize_bicubic", "conv2d", "conv2d"]
-    assert "conv2d" in fastsr("info", small_model()).stdout
-    listed = json.loads(fastsr("models", "--json").stdout)
-    assert all({"name", "scale", "psnr", "bytes"} <= set(m) for m in listed)
-    doctor = json.loads(fastsr("doctor", "--json").stdout)
-    assert doctor["isa"] in doctor["isas"]
 
 
-def test_eval(tmp_path: Path, photo: Path, small_model: Maker) -> None:
-    folder = tmp_path / "set"
-    folder.mkdir()
-    photo.rename(folder / "a.png")
-    row = json.loads(fastsr("eval", "-m", small_model(), "--data", folder, "--json").stdout)
-    assert set(row) == {"model", "scale", "data", "images", "psnr_y", "ssim_y", "seconds"}
-    assert row["images"] == 1
-    assert 10 < row["psnr_y"] < 60
-    assert (
-        "no images" in fails("eval", "-m", small_model(), "--data", small_model().parent / "set" / "..", "--json")
-        or True
+def test_eval(run: Run, small_model: Write, photo: Path) -> None:
+    code, out, _ = run("eval", "-m", small_model(), "--data", photo.parent, "--json")
+    assert code == 0
+    row = json.loads(out)
+    assert list(row) == ["model", "scale", "data", "images", "psnr_y", "ssim_y", "seconds"]
+    assert (row["model"], row["scale"], row["images"]) == ("small", 2, 1)
+    code, out, _ = run("eval", "-m", "bicubic", "--scale", 2, "--data", photo.parent)
+    assert "bicubic" in out
+    assert "PSNR" in out
+
+
+def test_doctor_and_help(run: Run) -> None:
+    report = json.loads(run("doctor", "--json")[1])
+    assert {"isa", "threads", "gpu", "numpy", "python"} <= set(report)
+    assert "isa" in run("doctor")[1]
+    assert run("--version")[1] == f"fastsr {fastsr.__version__}\n"
+    for command in cli.cli.commands:
+        code, out, _ = run(command, "-h")
+        assert code == 0
+        assert out.startswith("Usage: fastsr")
+
+
+def shell(command: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, shell=True, capture_output=True, text=True, env=os.environ | env, executable="/bin/bash", check=False
     )
-    assert "no such folder" in fails("eval", "-m", small_model(), "--data", tmp_path / "gone", code=2)
 
 
-def test_help_names_every_command() -> None:
-    text = fastsr("--help").stdout
-    for command in ("upscale", "models", "info", "eval", "bench", "train", "convert", "doctor"):
-        assert command in text
-        assert fastsr(command, "--help").returncode == 0
+def test_from_a_real_shell(small_model: Write, photo: Path, tmp_path: Path) -> None:
+    fastsr_ = f"{sys.executable} -m fastsr"
+    done = shell(f"{fastsr_} upscale {photo} -o {tmp_path}/out.png -m {small_model()}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = shell(f"{fastsr_} upscale {photo} -o {tmp_path}/x.png -m nothing")
+    assert done.returncode == 3
+    assert_one_line(done.stderr)
+    # A reader that went away, and no reader at all: no trace.
+    assert shell(f"{fastsr_} models --json | head -c 1").stderr == ""
+    assert "Traceback" not in shell(f"{fastsr_} models >&-").stderr
+
+
+def test_file_names_of_any_bytes(small_model: Write, photo: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 \xf0\x9f\x98\x80.png")
+    os.rename(photo, name)
+    args = [sys.executable, "-m", "fastsr", "upscale", name, "-o", name + ".png", "-m", str(small_model())]
+    assert subprocess.run(args, env=os.environ | {"LC_ALL": "C"}, check=False).returncode == 0
+    assert os.path.exists(name + ".png")
+    done = subprocess.run([*args[:4], name + "x", *args[5:]], capture_output=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"fastsr: error: ")

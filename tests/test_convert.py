@@ -110,6 +110,7 @@ def test_the_authors_regressors_give_their_psnr() -> None:
     class Runs:
         scale = 2
         name = "aplus_x2"
+        domain = "y"
         prepared = executors.get("cpu").prepare(found.plan, found.weights)
 
         def run(self, planes: np.ndarray) -> np.ndarray:

@@ -83,7 +83,9 @@ def test_the_golden_output_finds_changed_weights(small_model: Write) -> None:
         modelfile.verify(modelfile.read(join(path, header, data)))
 
 
-@pytest.mark.parametrize("path", sorted(Path(modelfile.__file__).parent.glob("weights/*.safetensors")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted(Path(modelfile.__file__).parent.glob("weights/*.safetensors")), ids=lambda p: p.stem
+)
 def test_shipped_models_give_their_golden_output(path: Path) -> None:
     model = modelfile.read(path)
     assert model.name == path.stem
@@ -295,6 +297,6 @@ def test_any_damage_is_refused_or_harmless(data: st.DataObject, small_model: Wri
     try:
         model = modelfile.read(path)
     except ModelError as e:
-        assert len(str(e).splitlines()) == 1
+        assert len(str(e).splitlines()) == 1  # noqa: PT017
     else:
         assert all(np.isfinite(w).all() for w in model.weights.values())

@@ -199,3 +199,20 @@ def test_what_cannot_be_trained_is_said(pictures: Path, tmp_path: Path) -> None:
             torch.nn.Linear(1, 1), lambda *a: None, lambda m: 0.0, Schedule(steps=1),
             checkpoint=tmp_path / "bad.pt", resume=True,
         )  # fmt: skip
+
+
+def test_a_deeper_integration_starts_as_the_shallow_one(tmp_path: Path) -> None:
+    from fastsr.families.annet import Integration
+    from fastsr.train.recipes.annet import _grow
+
+    torch.manual_seed(0)
+    shallow, deep = Integration((5, 3), 8), Integration((9, 5, 5, 3), 8)
+    deep.reset()
+    assert not _grow(deep, tmp_path / "none.pt")
+    for conv in deep.layers:  # without the noise
+        torch.nn.init.zeros_(conv.weight)
+    torch.save({"ema": {f"module.{k}": v for k, v in shallow.state_dict().items()}}, tmp_path / "shallow.pt")
+    assert _grow(deep, tmp_path / "shallow.pt")
+    x = torch.rand(1, 1, 24, 20)
+    r = deep.radius
+    assert (deep.interior(x) - shallow(x)[..., r:-r, r:-r]).abs().max() < 1e-6

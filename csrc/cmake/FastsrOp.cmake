@@ -1,5 +1,5 @@
 # fastsr_add_op(name [BF16]): one op. Its rule is csrc/ops/<name>.cpp; its CPU kernel csrc/cpu/<name>.cpp is compiled
-# once per ISA (BF16 adds AVX-512-BF16) and exports one table, fastsr_kernel_<name>_<isa>.
+# once per ISA (BF16 adds AVX-512-BF16 with VNNI, which every CPU that has the first has too) and exports one table, fastsr_kernel_<name>_<isa>.
 # fastsr_write_registry(target) then writes the two tables of csrc/core/rule.h.
 
 set(FASTSR_ISAS baseline)
@@ -9,7 +9,7 @@ endif()
 set(FASTSR_FLAGS_baseline "")
 set(FASTSR_FLAGS_avx2 -mavx2 -mfma)
 set(FASTSR_FLAGS_avx512 -mavx2 -mfma -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512)
-set(FASTSR_FLAGS_avx512bf16 ${FASTSR_FLAGS_avx512} -mavx512bf16)
+set(FASTSR_FLAGS_avx512bf16 ${FASTSR_FLAGS_avx512} -mavx512bf16 -mavx512vnni)
 
 set(FASTSR_OPS "" CACHE INTERNAL "")
 set(FASTSR_KERNELS "" CACHE INTERNAL "")

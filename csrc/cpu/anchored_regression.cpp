@@ -9,6 +9,9 @@
 //           the measured share of the FMA peak
 #include "core/kernel.h"
 #include "cpu/simd.h"
+#if defined(FASTSR_ISA_AVX512BF16)
+#include "cpu/anchored_search.h"
+#endif
 
 namespace fastsr {
 namespace {
@@ -25,7 +28,7 @@ constexpr int kBlock = kWide * kLanes; // patches scored at once
 // Sizes and offsets (in floats) of everything, from the spec alone.
 struct Sizes {
   int64_t s, n, groups_n, taps, f, groups_a, detail, cell;
-  int64_t filters, atoms, projections, packed;
+  int64_t filters, atoms, projections, coarse = 0, packed;
 
   explicit Sizes(const Spec& spec) {
     s = spec.scale;
@@ -40,6 +43,10 @@ struct Sizes {
     atoms = round_up(filters + groups_n * taps * kGroup, 16);
     projections = round_up(atoms + groups_a * n * kGroup + kLanes, 16);
     packed = projections + spec.atoms * n * detail;
+#if defined(FASTSR_ISA_AVX512BF16)
+    coarse = round_up(packed, 16);
+    packed = coarse + CoarseSizes(n, groups_a * kGroup).total;
+#endif
   }
 };
 
@@ -57,6 +64,9 @@ void pack(const Spec& spec, void* packed) {
   for (int64_t a = 0; a < spec.atoms; ++a)
     for (int64_t k = 0; k < z.n; ++k)
       base[z.atoms + (a / kGroup * z.n + k) * kGroup + a % kGroup] = atoms[a * z.n + k];
+#if defined(FASTSR_ISA_AVX512BF16)
+  pack_coarse(CoarseSizes(z.n, z.groups_a * kGroup), atoms, spec.atoms, base + z.coarse);
+#endif
   // [A][m m][n] -> [A][n][detail], the pixels of a patch ordered by s x s cell so that a cell's detail is contiguous.
   const float* projections = spec.weights[2].data;
   const int64_t m = spec.patch;
@@ -72,7 +82,7 @@ void pack(const Spec& spec, void* packed) {
 // Where a task keeps its parts, in floats from the start of its scratch.
 struct Room {
   int64_t rows, columns, vectors, line;  // of patches; vectors per row of patches; floats per phase of a pixel row
-  int64_t pixels, block, top, features, details, anchors, order, counts, total;
+  int64_t pixels, block, top, coarse = 0, features, details, anchors, order, counts, total;
 
   Room(const Spec& spec, const Rect& out) {
     const Sizes z(spec);
@@ -90,6 +100,9 @@ struct Room {
     pixels = take(((rows - 1) * z.s + z.f) * z.s * line);
     block = take(z.groups_n * kGroup * kBlock);
     top = take(2 * kBlock);
+#if defined(FASTSR_ISA_AVX512BF16)
+    coarse = take(coarse_scratch(CoarseSizes(z.n, z.groups_a * kGroup)));
+#endif
     features = take(patches * z.n + kLanes);
     details = take(patches * z.detail + 64);
     anchors = take(patches);
@@ -204,6 +217,40 @@ FASTSR_INLINE void find_anchors(const Sizes& z, const float* atoms, const float*
   }
 }
 
+#if defined(FASTSR_ISA_AVX512BF16)
+
+// The same anchors, bit for bit, from 8-bit scores and a bound.
+FASTSR_INLINE void search(const Sizes& z, const Room& room, const float* packed, int64_t, const int64_t* real,
+                          float* scratch, int32_t* anchor) {
+  uint16_t lanes[kWide];
+  for (int v = 0; v < kWide; ++v) lanes[v] = static_cast<uint16_t>((1u << real[v]) - 1);
+  search_anchors(CoarseSizes(z.n, z.groups_a * kGroup), packed + z.coarse, scratch + room.block, lanes,
+                 scratch + room.coarse, anchor);
+}
+
+#else
+
+// The anchors of a block of patches: all scores, the best group, then the best atom in it.
+FASTSR_INLINE void search(const Sizes& z, const Room& room, const float* packed, int64_t used, const int64_t* real,
+                          float* scratch, int32_t* anchor) {
+  const float* block = scratch + room.block;
+  float* top = scratch + room.top;
+  float* winner = top + kBlock;
+  if (used == 1) {
+    best_groups<1>(z, packed + z.atoms, block, top, winner);
+  } else {
+    best_groups<kWide>(z, packed + z.atoms, block, top, winner);
+  }
+  for (int64_t v = 0; v < used; ++v) {
+    int64_t i = v * kLanes;
+    const int64_t end = i + real[v];
+    for (; i + 4 <= end; i += 4) find_anchors<4>(z, packed + z.atoms, block + i, winner + i, anchor + i);
+    for (; i < end; ++i) find_anchors<1>(z, packed + z.atoms, block + i, winner + i, anchor + i);
+  }
+}
+
+#endif
+
 // Features and anchors of all patches of the tile.
 void anchor_patches(const Sizes& z, const Room& room, const float* packed, float* scratch) {
   const int64_t count = room.rows * room.vectors;
@@ -213,29 +260,25 @@ void anchor_patches(const Sizes& z, const Room& room, const float* packed, float
   for (int64_t first_vector = 0; first_vector < count; first_vector += kWide) {
     const int64_t used = min(kWide, count - first_vector);
     const float* pixel[kWide];
+    int64_t patch[kWide], real[kWide];  // first patch of each vector, and how many of its lanes are patches
     for (int64_t v = 0; v < kWide; ++v) {
       const int64_t vector = first_vector + min(v, used - 1);
-      pixel[v] = scratch + room.pixels + vector / room.vectors * z.s * z.s * room.line + vector % room.vectors * kLanes;
+      const int64_t row = vector / room.vectors, j = vector % room.vectors * kLanes;
+      pixel[v] = scratch + room.pixels + row * z.s * z.s * room.line + j;
+      patch[v] = row * room.columns + j;
+      real[v] = v < used ? min(kLanes, room.columns - j) : 0;
     }
-    float* top = scratch + room.top;
-    float* winner = top + kBlock;
     if (used == 1) {
       compute_features<1>(z, room, packed + z.filters, pixel, block);
-      best_groups<1>(z, packed + z.atoms, block, top, winner);
     } else {
       compute_features<kWide>(z, room, packed + z.filters, pixel, block);
-      best_groups<kWide>(z, packed + z.atoms, block, top, winner);
     }
+    int32_t anchor[kBlock];
+    search(z, room, packed, used, real, scratch, anchor);
     for (int64_t v = 0; v < used; ++v) {
-      const int64_t vector = first_vector + v, row = vector / room.vectors, j = vector % room.vectors * kLanes;
-      const int64_t real = min(kLanes, room.columns - j), patch = row * room.columns + j;
-      int64_t i = 0;
-      for (; i + 4 <= real; i += 4)
-        find_anchors<4>(z, packed + z.atoms, block + v * kLanes + i, winner + v * kLanes + i, anchors + patch + i);
-      for (; i < real; ++i)
-        find_anchors<1>(z, packed + z.atoms, block + v * kLanes + i, winner + v * kLanes + i, anchors + patch + i);
+      for (int64_t i = 0; i < real[v]; ++i) anchors[patch[v] + i] = anchor[v * kLanes + i];
       for (int64_t k = 0; k < z.n; ++k)
-        for (i = 0; i < real; ++i) features[(patch + i) * z.n + k] = block[k * kBlock + v * kLanes + i];
+        for (int64_t i = 0; i < real[v]; ++i) features[(patch[v] + i) * z.n + k] = block[k * kBlock + v * kLanes + i];
     }
   }
 }

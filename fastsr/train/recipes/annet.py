@@ -4,7 +4,8 @@
 1. Filters (PCA), dictionary (K-SVD) and regressors (A+) from the folder named `T91` if there is one among `data`,
    else from all images.
 2. The combination of every training image, once.
-3. The integration subnetwork on crops of (combination, HR), flipped and turned: Adam, cosine, EMA.
+3. The integration subnetwork on crops of (combination, HR), flipped and turned: Adam, cosine, EMA. A deeper one starts
+   as the 5-3 one when `work` has that already: train 5-3 first.
 
 Everything is cached in `work`, so that the same command with `resume` continues where it was cut. Repeating bit by bit,
 on one machine, torch build and number of threads: filters, dictionary and regressors always, the integration when it
@@ -76,6 +77,7 @@ def main(
     checks = _combinations(cache / "val.pt", checked, model, resume, progress) if checked else pool[:4]
     assert model.integration is not None
     model.integration.reset()
+    grown = len(sizes) > 2 and _grow(model.integration, cache / f"annet_x{scale}.pt")
     name = f"annet_x{scale}" if sizes == (5, 3) else f"annet_{''.join(map(str, sizes))}_x{scale}"
     trained, state = train(
         model.integration,
@@ -93,6 +95,7 @@ def main(
         "seed": seed,
         "data": dict(Counter(p.parent.name for p in paths)),
         "anchored_layer": f"{len(_dictionary_images(paths))} images, up to {limit} samples, 2048 neighbours, ridge 0.1",
+        "started_as": "5-3, trained" if grown else "the combination",
         "steps": state.step,
         "crops_per_step": PART * PARTS,
         "minutes": round(state.seconds / 60, 1),
@@ -102,11 +105,36 @@ def main(
     return _write(Path(out or f"{name}.safetensors"), model, name, recipe, progress)
 
 
+def _grow(net: Integration, checkpoint: Path) -> bool:
+    """Make `net` compute what the trained 5-3 network in `checkpoint` does; False when there is none that fits.
+
+    Relu of relu is relu, so layers in between may start as the identity; a little noise tells their taps apart.
+    """
+    if not checkpoint.exists():
+        return False
+    shallow = {k.removeprefix("module."): v for k, v in torch.load(checkpoint, weights_only=True)["ema"].items()}
+    first, *between, last = net.layers
+    k, maps = first.kernel_size[0], first.out_channels
+    if k < 5 or shallow["convs.0.weight"].shape[0] != maps or last.kernel_size[0] != 3:
+        return False
+    with torch.no_grad():
+        for conv in (first, *between):
+            conv.weight *= 0.1
+        first.weight[..., k // 2 - 2 : k // 2 + 3, k // 2 - 2 : k // 2 + 3] = shallow["convs.0.weight"]
+        first.bias = nn.Parameter(shallow["convs.0.bias"])
+        for conv in between:
+            r = conv.kernel_size[0] // 2
+            conv.weight[:, :, r, r] += torch.eye(maps)
+        last.weight.copy_(shallow["convs.1.weight"])
+        last.bias = nn.Parameter(shallow["convs.1.bias"])
+    return True
+
+
 def _schedule(sizes: tuple[int, ...], steps: int | None, minutes: float | None) -> Schedule:
     if steps is None and minutes is None:
         steps = STEPS.get(sizes, 20_000)
     deep = len(sizes) > 2  # bfloat16 pays where most of the work lies between two wide layers
-    return Schedule(steps, minutes, lr=1e-3 if deep else 2e-3, parts=PARTS, half_until=0.97 if deep else 0.85)
+    return Schedule(steps, minutes, lr=4e-4 if deep else 2e-3, parts=PARTS, half_until=0.97 if deep else 0.85)
 
 
 def _write(target: Path, model: ANNet, name: str, recipe: dict[str, Any], progress: Callable[[str], None]) -> Path:

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every family: the plan is the module, also on the CPU and after a journey through a file."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from fastsr import _core, executors, load, modelfile  # noqa: E402
+from fastsr.families import FAMILIES  # noqa: E402
+from fastsr.ops import OPS  # noqa: E402
+from fastsr.testing import assert_matches, rng  # noqa: E402
+
+
+def variants() -> list[tuple[str, str]]:
+    """(family, variant) of all; a family without torch code that imports fails here."""
+    return [(f, v) for f in FAMILIES for v in importlib.import_module(FAMILIES[f].split(":")[0]).VARIANTS]
+
+
+def make(family: str, variant: str) -> Any:
+    """The module of a variant with seeded random weights whose outputs stay of order 1."""
+    module, _, name = FAMILIES[family].partition(":")
+    file = importlib.import_module(module)
+    torch.manual_seed(1)
+    return getattr(file, name)(**file.VARIANTS[variant])
+
+
+@pytest.mark.parametrize(("family", "variant"), variants())
+def test_module_plan_file_and_cpu_agree(family: str, variant: str, tmp_path: Path) -> None:
+    model = make(family, variant)
+    plan, weights = model.lower()
+    assert {s.op for s in plan.steps} <= set(OPS)
+    assert set(weights) == set(plan.tensor_names)
+    x = rng(0).random((plan.channels, 9, 7), dtype=np.float32)
+    with torch.no_grad():
+        want = model.double()(torch.from_numpy(x)[None].double())[0].numpy()
+    assert want.shape == (plan.channels, 9 * plan.scale, 7 * plan.scale)
+
+    path = tmp_path / f"{variant}.safetensors"
+    about: dict[str, Any] = {"name": variant, "arch": family, "licence": "Apache-2.0"}
+    modelfile.write(path, plan, weights, config=model.config, recipe={}, psnr={}, **about)
+    back = modelfile.read(path)
+    assert back.plan.to_dict() == plan.to_dict()
+    for name, value in weights.items():
+        assert np.array_equal(back.weights[name], value), name
+    slow = executors.get("reference").prepare(back.plan, back.weights, precision="fp64").run(x)
+    assert np.abs(slow - want).max() <= 1e-9 * max(1.0, float(np.abs(want).max()))
+    assert_matches(load(path).run(x), want)
+
+
+@pytest.mark.parametrize(("family", "variant"), variants())
+def test_the_radius_is_enough(family: str, variant: str) -> None:
+    """Pixels further away than the declared radius change nothing, to the last bit."""
+    plan, weights = make(family, variant).lower()
+    session = _core.Session(plan.to_dict(), weights)
+    r, s = session.radius, plan.scale
+    n = 2 * r + 8
+    x = rng(0).random((plan.channels, n, n), dtype=np.float32)
+    far = x.copy()
+    far[:, :3] = far[:, :, -3:] = 0
+    inner = np.s_[:, (3 + r) * s :, : (n - 3 - r) * s]
+    assert session.run(x)[inner].tobytes() == session.run(far)[inner].tobytes()
+    assert session.run(x).tobytes() != session.run(far).tobytes()
+
+
+def test_names_follow_the_rule() -> None:
+    for family, variant in variants():
+        assert variant.startswith(family)
+        assert variant.rpartition("_x")[2].isdecimal()
+        assert variant.isidentifier()
