@@ -75,13 +75,14 @@ def main(
     _anchored_layer(cache / "layer.pt", _dictionary_images(paths), model, limit, seed, resume, progress)
     pool = _combinations(cache / "pool.pt", paths, model, resume, progress)
     checks = _combinations(cache / "val.pt", checked, model, resume, progress) if checked else pool[:4]
+    weights = _weights(pool)
     assert model.integration is not None
     model.integration.reset()
     grown = len(sizes) > 2 and _grow(model.integration, cache / f"annet_x{scale}.pt")
     name = f"annet_x{scale}" if sizes == (5, 3) else f"annet_{''.join(map(str, sizes))}_x{scale}"
     trained, state = train(
         model.integration,
-        lambda net, generator, half: _loss(net, pool, generator, half),
+        lambda net, generator, half: _loss(net, pool, weights, generator, half),
         lambda net: _psnr(net, checks),
         _schedule(sizes, steps, minutes),
         checkpoint=cache / f"{name}.pt",
@@ -222,13 +223,29 @@ def _quantise(x: Tensor) -> Tensor:
     return (x * UNIT).round().clamp(-32768, 32767).to(torch.int16)
 
 
-def _loss(net: nn.Module, pool: Sequence[tuple[Tensor, Tensor]], generator: torch.Generator, half: bool) -> Tensor:
-    """Mean square error (Eq. 8) on PART crops, flipped and turned at random."""
+def _weights(pool: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """What an image counts in the loss, [images]: the inverse of its combination's square error, within 25 : 1.
+
+    PSNR is the mean of logarithms over images: a tenth off a small error is worth as much as a tenth off a large one.
+    Unweighted, a few busy images decide (x3, 150 s: validation 27.58 dB against 27.60 with weights).
+    """
+    error = torch.tensor([((x - y).float() / UNIT).pow(2).mean().item() for x, y in pool]).clamp(min=1e-9)
+    return (error.median() / error).clamp(0.2, 5.0)
+
+
+def _loss(
+    net: nn.Module,
+    pool: Sequence[tuple[Tensor, Tensor]],
+    weights: Tensor,
+    generator: torch.Generator,
+    half: bool,
+) -> Tensor:
+    """Mean square error (Eq. 8) of PART crops, flipped and turned at random, weighted by image."""
     assert isinstance(net, Integration)
     r = net.radius
     size = (40 if r < 5 else 64) + 2 * r  # where borders are read, nothing is learnt
     draw = torch.randint(1 << 30, (PART, 4), generator=generator).tolist()
-    xs, ys = [], []
+    xs, ys, ws = [], [], []
     for image, top, left, turn in draw:
         x, y = pool[image % len(pool)]
         i, j = top % max(1, x.shape[0] - size + 1), left % max(1, x.shape[1] - size + 1)
@@ -238,8 +255,10 @@ def _loss(net: nn.Module, pool: Sequence[tuple[Tensor, Tensor]], generator: torc
         if x.shape == (size, size):  # an image may be smaller than a crop
             xs.append(x)
             ys.append(y[r:-r, r:-r])
+            ws.append(weights[image % len(pool)])
     out = net.interior(torch.stack(xs)[:, None].float() / UNIT, half)
-    return nn.functional.mse_loss(out, torch.stack(ys)[:, None].float() / UNIT)
+    error = (out - torch.stack(ys)[:, None].float() / UNIT).pow(2).mean((1, 2, 3))
+    return (error * torch.stack(ws)).mean()
 
 
 def _psnr(net: nn.Module, checks: Sequence[tuple[Tensor, Tensor]]) -> float:
