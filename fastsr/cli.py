@@ -20,7 +20,7 @@ DEFAULT_FAMILY, DEFAULT_SCALE = "annet", 3
 def main() -> None:
     """Entry point of the `fastsr` command."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="fastsr", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:

@@ -17,13 +17,13 @@ struct TensorRef {
 
 // The numbers of one step, parsed and checked once by the op's rule (csrc/ops/<op>.cpp).
 struct Spec {
-  int64_t inputs;        // 1, or 2 with a residual
+  int64_t inputs;  // 1, or 2 with a residual
   int64_t channels_in, channels_out;
-  int64_t scale;         // resize_bicubic: factor; anchored_regression: stride s
-  int64_t kernel;        // conv2d: k; anchored_regression: side f of the feature filters
-  int64_t patch;         // anchored_regression: side m of a patch
-  int64_t features;      // anchored_regression: n1
-  int64_t atoms;         // anchored_regression: A
+  int64_t scale;     // resize_bicubic: factor; anchored_regression: stride s
+  int64_t kernel;    // conv2d: k; anchored_regression: side f of the feature filters
+  int64_t patch;     // anchored_regression: side m of a patch
+  int64_t features;  // anchored_regression: n1
+  int64_t atoms;     // anchored_regression: A
   Border border;
   Activation activation;
   float slope;
@@ -32,13 +32,13 @@ struct Spec {
 
 struct Args {
   const Spec* spec;
-  const void* packed;   // what pack wrote, 64-byte aligned
+  const void* packed;  // what pack wrote, 64-byte aligned
   // in[0].rect is exactly what the rule's `needs` gives for out.rect, border already filled in; in[1] is the
   // residual, in[1].rect == out.rect or larger. Rows of an input may be read up to 64 floats past their end.
   const View* in;
-  View out;             // write every pixel of out.rect and nothing else
-  Extent extent;        // full size of the output value
-  void* scratch;        // scratch_bytes(spec, out.rect) bytes, 64-byte aligned, contents undefined
+  View out;       // write every pixel of out.rect and nothing else
+  Extent extent;  // full size of the output value
+  void* scratch;  // scratch_bytes(spec, out.rect) bytes, 64-byte aligned, contents undefined
 };
 
 // Every pixel's value must depend on its absolute position only, never on the rectangle, so that the result

@@ -22,7 +22,6 @@ std::string join(const Names& names) {
   return text;
 }
 
-
 }  // namespace
 
 const Rule& find_rule(const std::string& op) {
@@ -66,10 +65,11 @@ TensorRef optional_weight(const Step& step, const Weights& weights, const char* 
   const auto named = step.weights.find(role);
   if (named == step.weights.end()) return {nullptr, 0, {0, 0, 0, 0}};
   const auto found = weights.find(named->second);
-  if (found == weights.end()) fail(Status::kBadModel, step.op, ": tensor '", named->second, "' is not in the model file");
+  if (found == weights.end())
+    fail(Status::kBadModel, step.op, ": tensor '", named->second, "' is not in the model file");
   if (found->second.rank != rank)
-    fail(Status::kBadModel, step.op, ": tensor '", named->second, "' has ", found->second.rank, " dimensions, expected ",
-         rank);
+    fail(Status::kBadModel, step.op, ": tensor '", named->second, "' has ", found->second.rank,
+         " dimensions, expected ", rank);
   for (int i = 0; i < rank; ++i)
     if (found->second.shape[i] < 1) fail(Status::kBadModel, step.op, ": tensor '", named->second, "' is empty");
   return found->second;
@@ -118,12 +118,15 @@ Graph check_plan(const Plan& plan, const Weights& weights) {
     const int64_t in_scale = graph.values[static_cast<size_t>(node.inputs[0])].scale;
     for (size_t k = 1; k < node.inputs.size(); ++k)
       if (graph.values[static_cast<size_t>(node.inputs[k])].scale != in_scale * upscale)
-        fail(Status::kBadModel, "step ", i, " (", step.op, "): input '", step.inputs[k], "' has another size than the output");
-    if (in_scale * upscale > kMaxScale) fail(Status::kBadModel, "step ", i, " (", step.op, "): scale above ", kMaxScale);
+        fail(Status::kBadModel, "step ", i, " (", step.op, "): input '", step.inputs[k],
+             "' has another size than the output");
+    if (in_scale * upscale > kMaxScale)
+      fail(Status::kBadModel, "step ", i, " (", step.op, "): scale above ", kMaxScale);
     if (node.rule->granule(node.spec) > 1 && (in_scale * upscale) % node.rule->granule(node.spec) != 0)
       fail(Status::kBadModel, "step ", i, " (", step.op, "): stride ", node.rule->granule(node.spec),
            " does not divide the scale ", in_scale * upscale);
-    if (index.count(step.out)) fail(Status::kBadModel, "step ", i, " (", step.op, "): value '", step.out, "' is made twice");
+    if (index.count(step.out))
+      fail(Status::kBadModel, "step ", i, " (", step.op, "): value '", step.out, "' is made twice");
     node.out = static_cast<int>(graph.values.size());
     index[step.out] = node.out;
     unread.insert(node.out);

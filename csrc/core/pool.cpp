@@ -29,8 +29,8 @@ uint64_t pack(uint64_t begin, uint64_t end) { return begin << 32 | end; }
 struct Job {
   const std::function<void(int64_t, int)>* task;
   std::vector<Share> shares;
-  int joined = 1;     // workers that have taken a seat; guarded by the pool's mutex
-  int working = 0;    // of those, the ones still inside; guarded by the pool's mutex
+  int joined = 1;   // workers that have taken a seat; guarded by the pool's mutex
+  int working = 0;  // of those, the ones still inside; guarded by the pool's mutex
   std::atomic<bool> failed{false};
   std::exception_ptr error;  // written by whoever sets `failed` first
   std::condition_variable left;
@@ -38,8 +38,8 @@ struct Job {
   Job(const std::function<void(int64_t, int)>& t, int64_t count, int threads)
       : task(&t), shares(static_cast<size_t>(threads)) {
     for (int64_t i = 0; i < threads; ++i)
-      shares[static_cast<size_t>(i)].range = pack(static_cast<uint64_t>(count * i / threads),
-                                                  static_cast<uint64_t>(count * (i + 1) / threads));
+      shares[static_cast<size_t>(i)].range =
+          pack(static_cast<uint64_t>(count * i / threads), static_cast<uint64_t>(count * (i + 1) / threads));
   }
 
   bool take(size_t worker, int64_t* index) {

@@ -18,9 +18,9 @@ namespace fastsr {
 
 namespace {
 
-constexpr int64_t kNarrow = 4;        // values of at most this many channels are kept as whole planes
-constexpr int64_t kSlack = 64;        // floats that kernels may read past a row (core/kernel.h)
-constexpr double kTaskWork = 2e5;     // multiply-adds that beginning a task is worth: about 10 us, measured
+constexpr int64_t kNarrow = 4;     // values of at most this many channels are kept as whole planes
+constexpr int64_t kSlack = 64;     // floats that kernels may read past a row (core/kernel.h)
+constexpr double kTaskWork = 2e5;  // multiply-adds that beginning a task is worth: about 10 us, measured
 constexpr int64_t kMaxPixels = int64_t{1} << 31;
 const Rect kNothing{INT64_MAX, INT64_MAX, INT64_MIN, INT64_MIN};
 
@@ -62,9 +62,9 @@ struct Session::Segment {
 
 struct Session::Layout {
   int64_t h = 0, w = 0, tile = 0;
-  std::vector<size_t> plane_offset;   // per value; only narrow values between segments have one
+  std::vector<size_t> plane_offset;  // per value; only narrow values between segments have one
   size_t planes_bytes = 0;
-  size_t scratch_bytes = 0;           // per worker
+  size_t scratch_bytes = 0;                       // per worker
   std::vector<std::pair<int64_t, int64_t>> task;  // per segment: height, width of a task's tile of its output
   std::vector<std::vector<size_t>> offsets;       // per segment: scratch offset of each value it touches, then kernels'
 };
@@ -83,7 +83,8 @@ struct Session::Frame {
 
 Session::Session(const Plan& plan, const Weights& weights, const Options& options)
     : graph_(check_plan(plan, weights)), isa_(choose_isa(options.isa)), options_(options) {
-  if (options.threads < 0 || options.threads > 1024) fail(Status::kBadInput, "threads=", options.threads, " is not from 0 to 1024");
+  if (options.threads < 0 || options.threads > 1024)
+    fail(Status::kBadInput, "threads=", options.threads, " is not from 0 to 1024");
   if (options.tile < 0) fail(Status::kBadInput, "tile=", options.tile, " is negative");
   if (options.memory_limit < 0) fail(Status::kBadInput, "memory_limit=", options.memory_limit, " is negative");
   threads_ = options.threads ? options.threads : default_threads();
@@ -154,7 +155,10 @@ size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, std
   std::vector<int> last_use(values, -1);
   for (int i = segment.first; i < segment.last; ++i)
     for (int v : graph_.nodes[index(i)].inputs) last_use[index(v)] = i;
-  struct Item { size_t begin, end; int born, dies; };
+  struct Item {
+    size_t begin, end;
+    int born, dies;
+  };
   std::vector<Item> placed;
   size_t top = 0;
   const auto place = [&](size_t bytes, int born, int dies) {
@@ -233,7 +237,8 @@ void Session::plan_tasks(const Segment& segment, Layout& layout) const {
   }
   layout.task.push_back(task);
   layout.offsets.emplace_back();
-  layout.scratch_bytes = std::max(layout.scratch_bytes, plan_scratch(segment, task.first, task.second, &layout.offsets.back()));
+  layout.scratch_bytes =
+      std::max(layout.scratch_bytes, plan_scratch(segment, task.first, task.second, &layout.offsets.back()));
 }
 
 Session::Layout Session::layout(int64_t h, int64_t w, int64_t tile) const {
@@ -274,7 +279,8 @@ int64_t Session::tile(int64_t h, int64_t w) const {
 Session::Layout Session::choose(int64_t h, int64_t w) const {
   if (h < 1 || w < 1) fail(Status::kBadInput, "an image of ", w, "x", h, " pixels is empty");
   if (h > kMaxPixels / w / (graph_.scale * graph_.scale))
-    fail(Status::kLimit, "an output of ", w * graph_.scale, "x", h * graph_.scale, " pixels is above the limit of 2^31");
+    fail(Status::kLimit, "an output of ", w * graph_.scale, "x", h * graph_.scale,
+         " pixels is above the limit of 2^31");
   Layout l = layout(h, w, options_.tile);
   if (!options_.memory_limit) return l;
   size_t fixed = 0;
@@ -342,8 +348,8 @@ void Session::run_tile(const Frame& outer, const Rect& lr) {
   Frame frame = outer;
   const Layout& l = *frame.layout;
   const int64_t s = graph_.scale;
-  const std::vector<Rect> need = needs_of(graph_, 0, static_cast<int>(graph_.nodes.size()),
-                                          {lr.y0 * s, lr.x0 * s, lr.y1 * s, lr.x1 * s});
+  const std::vector<Rect> need =
+      needs_of(graph_, 0, static_cast<int>(graph_.nodes.size()), {lr.y0 * s, lr.x0 * s, lr.y1 * s, lr.x1 * s});
   if (options_.poison) poison(frame.context->planes.get(), frame.context->planes_bytes);
   for (size_t k = 0; k < segments_.size(); ++k) {
     const Segment& segment = segments_[k];
@@ -426,8 +432,15 @@ std::vector<StepReport> Session::explain(int64_t h, int64_t w) const {
     const int64_t far = 720720;
     const Rect need = node.rule->needs(node.spec, 0, {far, far, far + 1, far + 1});
     const int64_t up = node.rule->upscale(node.spec);
-    StepReport report{node.rule->op, graph_.values[index(node.out)].name,
-                      std::string("cpu/") + packed_[i].kernel->isa, e, 0, node.rule->flops(node.spec, area), 0, 0, 0};
+    StepReport report{node.rule->op,
+                      graph_.values[index(node.out)].name,
+                      std::string("cpu/") + packed_[i].kernel->isa,
+                      e,
+                      0,
+                      node.rule->flops(node.spec, area),
+                      0,
+                      0,
+                      0};
     while (static_cast<int>(i) >= segments_[segment].last) ++segment;
     report.task_height = l.task[segment].first;
     report.task_width = l.task[segment].second;

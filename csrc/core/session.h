@@ -17,12 +17,12 @@
 namespace fastsr {
 
 struct Options {
-  int threads = 0;            // 0: default_threads()
-  int64_t tile = 0;           // side of a tile in LR pixels, 0: the whole image at once unless memory_limit says less
-  int64_t memory_limit = 0;   // bytes the session may hold while running, 0: no limit
-  std::string isa;            // "": choose_isa
-  bool poison = false;        // tests: scratch and planes are NaN before every use
-  unsigned shuffle = 0;       // tests: tasks run in an order drawn from this seed, 0: in order
+  int threads = 0;           // 0: default_threads()
+  int64_t tile = 0;          // side of a tile in LR pixels, 0: the whole image at once unless memory_limit says less
+  int64_t memory_limit = 0;  // bytes the session may hold while running, 0: no limit
+  std::string isa;           // "": choose_isa
+  bool poison = false;       // tests: scratch and planes are NaN before every use
+  unsigned shuffle = 0;      // tests: tasks run in an order drawn from this seed, 0: in order
 };
 
 // What one step of the plan will do for an h x w input.
@@ -55,11 +55,11 @@ class Session {
   std::vector<StepReport> explain(int64_t h, int64_t w) const;
 
  private:
-  struct Packed;    // a step's kernel and its packed weights
-  struct Segment;   // steps run together, tile by tile
-  struct Layout;    // sizes for one (h, w, tile): planes, task tiles, scratch
-  struct Context;   // the memory of one run
-  struct Frame;     // what one run passes down
+  struct Packed;   // a step's kernel and its packed weights
+  struct Segment;  // steps run together, tile by tile
+  struct Layout;   // sizes for one (h, w, tile): planes, task tiles, scratch
+  struct Context;  // the memory of one run
+  struct Frame;    // what one run passes down
 
   void cut();
   Layout layout(int64_t h, int64_t w, int64_t tile) const;

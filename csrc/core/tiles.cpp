@@ -62,7 +62,8 @@ void copy_with_border(const View& from, const View& to, int64_t h, int64_t w, Bo
         const int64_t k = border_index(x, w, mode);
         row[x - r.x0] = k < 0 ? 0.0f : line[k];
       }
-      if (inside1 > inside0) std::memcpy(row + (inside0 - r.x0), line + inside0, sizeof(float) * static_cast<size_t>(inside1 - inside0));
+      if (inside1 > inside0)
+        std::memcpy(row + (inside0 - r.x0), line + inside0, sizeof(float) * static_cast<size_t>(inside1 - inside0));
       for (int64_t x = std::max(inside1, r.x0); x < r.x1; ++x) {
         const int64_t k = border_index(x, w, mode);
         row[x - r.x0] = k < 0 ? 0.0f : line[k];

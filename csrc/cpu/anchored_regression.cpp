@@ -1,14 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// anchored_regression   out = x + mean over 9 patches of P[argmax_a |d_a . f|] f,  f = filters * x      paper 000, Eq. 5
-// shapes    x, out [1, H, W]  filters [n1, f, f]  atoms [A, n1]  projections [A, m m, n1]   f32, m = 3s, f = 3s or 5s
+// anchored_regression   out = x + mean over 9 patches of P[argmax_a |d_a . f|] f,  f = filters * x      paper 000, Eq.
+// 5 shapes    x, out [1, H, W]  filters [n1, f, f]  atoms [A, n1]  projections [A, m m, n1]   f32, m = 3s, f = 3s or 5s
 // work      one task = one tile of s x s cells and the patches on it, two more cells each way. Per block of patches, in
 //           L1: features, scores of all atoms in registers, the winner. Then per tile, in L2: patches bucketed by atom,
-//           so that a matrix is read once a tile; details; each cell sums its 9 details. Neither the [patches, A] scores
-//           nor a matrix per patch ever exist.
+//           so that a matrix is read once a tile; details; each cell sums its 9 details. Neither the [patches, A]
+//           scores nor a matrix per patch ever exist.
 // cost      2 n1 (f^2 + A + m^2) flops a patch, four fifths of it scores; reads and writes HW; docs/performance.md has
 //           the measured share of the FMA peak
 #include "core/kernel.h"
 #include "cpu/simd.h"
+
+namespace fastsr {
+namespace {
+
+// A patch none of whose features reaches this is flat: anchor 0, no detail. An 8-bit level makes features of 1e-3, fp32
+// rounding of 1e-6.
+constexpr float kFlat = 0x1p-16f;
+
+}  // namespace
+}  // namespace fastsr
+
 #if defined(FASTSR_ISA_AVX512BF16)
 #include "cpu/anchored_search.h"
 #endif
@@ -22,8 +33,8 @@ constexpr int kGroup = 8, kWide = 3, kTogether = 8;
 #else
 constexpr int kGroup = 4, kWide = 2, kTogether = 4;
 #endif
-constexpr int kChunk = 3;              // vectors of a detail computed at once
-constexpr int kBlock = kWide * kLanes; // patches scored at once
+constexpr int kChunk = 3;               // vectors of a detail computed at once
+constexpr int kBlock = kWide * kLanes;  // patches scored at once
 
 // Sizes and offsets (in floats) of everything, from the spec alone.
 struct Sizes {
@@ -62,8 +73,7 @@ void pack(const Spec& spec, void* packed) {
       base[z.filters + (k / kGroup * z.taps + t) * kGroup + k % kGroup] = filters[k * z.taps + t];
   const float* atoms = spec.weights[1].data;  // [A][n] -> [groups][n][kGroup]; the atoms that fill up the last are 0
   for (int64_t a = 0; a < spec.atoms; ++a)
-    for (int64_t k = 0; k < z.n; ++k)
-      base[z.atoms + (a / kGroup * z.n + k) * kGroup + a % kGroup] = atoms[a * z.n + k];
+    for (int64_t k = 0; k < z.n; ++k) base[z.atoms + (a / kGroup * z.n + k) * kGroup + a % kGroup] = atoms[a * z.n + k];
 #if defined(FASTSR_ISA_AVX512BF16)
   pack_coarse(CoarseSizes(z.n, z.groups_a * kGroup), atoms, spec.atoms, base + z.coarse);
 #endif
@@ -152,6 +162,21 @@ FASTSR_INLINE void compute_features(const Sizes& z, const Room& room, const floa
     }
     for (int i = 0; i < kGroup; ++i)
       for (int v = 0; v < V; ++v) store(block + (g * kGroup + i) * kBlock + v * kLanes, sum[i][v]);
+  }
+}
+
+// Features of all of which |f_k| < kFlat are zero, exactly: there rounding would choose the anchor.
+template <int V>
+FASTSR_INLINE void flatten(const Sizes& z, float* block) {
+  for (int v = 0; v < V; ++v) {
+    vf largest = set1(0.0f);
+    for (int64_t k = 0; k < z.n; ++k) largest = max(largest, abs(load(block + k * kBlock + v * kLanes)));
+    const mask flat = greater(set1(kFlat), largest);
+    if (!any(flat)) continue;
+    for (int64_t k = 0; k < z.n; ++k) {
+      float* f = block + k * kBlock + v * kLanes;
+      store(f, select(flat, set1(0.0f), load(f)));
+    }
   }
 }
 
@@ -270,8 +295,10 @@ void anchor_patches(const Sizes& z, const Room& room, const float* packed, float
     }
     if (used == 1) {
       compute_features<1>(z, room, packed + z.filters, pixel, block);
+      flatten<1>(z, block);
     } else {
       compute_features<kWide>(z, room, packed + z.filters, pixel, block);
+      flatten<kWide>(z, block);
     }
     int32_t anchor[kBlock];
     search(z, room, packed, used, real, scratch, anchor);
@@ -339,7 +366,8 @@ void combine(const Args& args, const Sizes& z, const Room& room, const float* de
         vf sum = set1(0.0f);
         for (int64_t a = 0; a < 3; ++a)
           for (int64_t b = 0; b < 3; ++b)
-            sum = add(sum, load(details + ((i + a) * room.columns + j + b) * z.detail + ((2 - a) * 3 + 2 - b) * z.cell + c));
+            sum = add(sum,
+                      load(details + ((i + a) * room.columns + j + b) * z.detail + ((2 - a) * 3 + 2 - b) * z.cell + c));
         store(mean + c, mul(sum, ninth));
       }
       const int64_t y0 = out.rect.y0 + i * z.s, x0 = out.rect.x0 + j * z.s;
@@ -373,4 +401,5 @@ void run(const Args& args) {
 }  // namespace fastsr
 
 FASTSR_KERNEL(anchored_regression) = {"anchored_regression", FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes,
-                                      fastsr::pack, fastsr::scratch_bytes, fastsr::run, fastsr::work};
+                                      fastsr::pack,          fastsr::scratch_bytes,     fastsr::run,
+                                      fastsr::work};

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The anchor search of anchored_regression with 8-bit products: argmax_a |d_a . f| with the very bits of the plain search.
+// The anchor search of anchored_regression with 8-bit products: argmax_a |d_a . f| with the very bits of the plain
+// search.
 //
-// Atoms and features are rounded to 8 bit, d = d' + e and f = f' + r, and all |d' . f'| are computed exactly in integers,
-// four products an instruction (VNNI). With D = max |d'|, e = max |e_a|, and u the rounding of an fp32 score,
+// Atoms and features are rounded to 8 bit, d = d' + e and f = f' + r, and all |d' . f'| are computed exactly in
+// integers, four products an instruction (VNNI). With D = max |d'|, e = max |e_a|, and u the rounding of an fp32 score,
 //     | |d_a . f| - |d'_a . f'| |  <=  D |r| + e |f| + u |f|  =: E,
-// so an atom whose coarse score lies more than 2 E below the largest coarse score cannot be the anchor. Only the groups of
-// 16 atoms that hold a nearer one are scored in fp32, by the plain search's products in the plain search's order.
+// so an atom whose coarse score lies more than 2 E below the largest coarse score cannot be the anchor. Only the groups
+// of 16 atoms that hold a nearer one are scored in fp32, by the plain search's products in the plain search's order.
 #pragma once
 
 #include <immintrin.h>
@@ -16,17 +17,16 @@
 namespace fastsr {
 namespace {
 
-constexpr int kVectors = 3;                       // of 16 patches
+constexpr int kVectors = 3;  // of 16 patches
 constexpr int kPatches = kVectors * 16;
-constexpr int kRound = 8;                         // atoms whose sums are in registers at once
-constexpr float kSlack = 1e-5f;                   // u with room: an fp32 score of n <= 128 products errs by < n 2^-24 |d| |f|
-constexpr float kTiny = 1e-30f;                   // below this a reciprocal may overflow: look at every group
+constexpr int kRound = 8;        // atoms whose sums are in registers at once
+constexpr float kSlack = 1e-5f;  // u with room: an fp32 score of n <= 128 products errs by < n 2^-24 |d| |f|
 
 struct CoarseHead {
-  float step;          // an atom's 8-bit unit
-  float largest;       // D
-  float error;         // e
-  float norm;          // max |d_a|
+  float step;     // an atom's 8-bit unit
+  float largest;  // D
+  float error;    // e
+  float norm;     // max |d_a|
 };
 
 // Offsets in floats; atoms come in groups of 16, features in fours.
@@ -83,8 +83,8 @@ void pack_coarse(const CoarseSizes& z, const float* atoms, int64_t count, float*
 int64_t coarse_scratch(const CoarseSizes& z) { return (z.fours + z.groups) * kPatches; }
 
 // Rounds the features [n][48] of a vector of patches to bytes [four][48][4], offset by 128 because VNNI multiplies
-// unsigned by signed, and gives the distance below the largest coarse score (in integer units) at which an atom still may
-// be the anchor.
+// unsigned by signed, and gives the distance below the largest coarse score (in integer units) at which an atom still
+// may be the anchor. Zeros (a flat patch) are anchored to atom 0 without looking: the distance is negative.
 FASTSR_INLINE __m512 quantise(const CoarseSizes& z, const CoarseHead& head, const float* block, int32_t* bytes) {
   __m512 largest = _mm512_setzero_ps(), square = _mm512_setzero_ps();
   for (int64_t k = 0; k < z.n; ++k) {
@@ -92,7 +92,7 @@ FASTSR_INLINE __m512 quantise(const CoarseSizes& z, const CoarseHead& head, cons
     largest = _mm512_max_ps(largest, _mm512_abs_ps(f));
     square = _mm512_fmadd_ps(f, f, square);
   }
-  const __mmask16 usable = _mm512_cmp_ps_mask(largest, _mm512_set1_ps(kTiny), _CMP_GE_OQ);
+  const __mmask16 usable = _mm512_cmp_ps_mask(largest, _mm512_set1_ps(kFlat), _CMP_GE_OQ);
   const __m512 inverse = _mm512_maskz_div_ps(usable, _mm512_set1_ps(127.0f), largest);
   const __m512 step = _mm512_mul_ps(largest, _mm512_set1_ps(1.0f / 127.0f));
   __m512 residual = _mm512_setzero_ps();
@@ -118,7 +118,7 @@ FASTSR_INLINE __m512 quantise(const CoarseSizes& z, const CoarseHead& head, cons
   const __m512 unit = _mm512_mul_ps(step, _mm512_set1_ps(head.step));
   // 2 E in units, a thousandth more for the rounding of this very line, and one unit for that of the comparison.
   const __m512 reach = _mm512_fmadd_ps(_mm512_set1_ps(2.002f), _mm512_div_ps(error, unit), _mm512_set1_ps(1.0f));
-  return _mm512_mask_blend_ps(usable, _mm512_set1_ps(1e9f), reach);
+  return _mm512_mask_blend_ps(usable, _mm512_set1_ps(-1e9f), reach);
 }
 
 // Coarse scores of all atoms for a block of patches: the largest of every group of 16, and of all.
@@ -202,7 +202,8 @@ void search_anchors(const CoarseSizes& z, const float* packed, const float* bloc
   int waiting = 0;
   for (int64_t g = 0; g < z.groups; ++g) {
     for (int v = 0; v < kVectors; ++v) {
-      unsigned near = _mm512_mask_cmpge_epi32_mask(real[v], _mm512_loadu_si512(groups + g * kPatches + v * 16), least[v]);
+      unsigned near =
+          _mm512_mask_cmpge_epi32_mask(real[v], _mm512_loadu_si512(groups + g * kPatches + v * 16), least[v]);
       for (; near; near &= near - 1) {
         patch[waiting] = v * 16 + __builtin_ctz(near);
         group[waiting] = static_cast<int32_t>(g);
@@ -213,8 +214,7 @@ void search_anchors(const CoarseSizes& z, const float* packed, const float* bloc
       }
     }
   }
-  for (int i = 0; i < waiting; ++i)
-    score_exactly<1>(z, packed + z.exact, block, patch + i, group + i, best, anchor);
+  for (int i = 0; i < waiting; ++i) score_exactly<1>(z, packed + z.exact, block, patch + i, group + i, best, anchor);
 }
 
 }  // namespace

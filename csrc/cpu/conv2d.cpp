@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// conv2d    out = act(w * x + b) [+ residual]                                        DESIGN section 5; paper 000, Eq. 6-7
-// shapes    x [Ci, H, W]  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar
-// work      many outputs: kGroup output channels x up to kWide vectors of a row in registers; one output: kRows rows x
+// conv2d    out = act(w * x + b) [+ residual]                                        DESIGN section 5; paper 000, Eq.
+// 6-7 shapes    x [Ci, H, W]  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar work      many outputs:
+// kGroup output channels x up to kWide vectors of a row in registers; one output: kRows rows x
 //           kWide vectors, so that a loaded vector feeds k rows of taps
 // cost      2 Ci Co k^2 flops per pixel; the sum of a pixel runs over ci, ky, kx in this order in every branch, so the
 //           result does not depend on which branch computes it; measured in docs/performance.md
@@ -48,7 +48,8 @@ void pack(const Spec& spec, void* packed) {
     return;
   }
   for (int64_t o = 0; o < padded; ++o)
-    for (int64_t t = 0; t < taps; ++t) to[(o / kGroup * taps + t) * kGroup + o % kGroup] = o < co ? w[o * taps + t] : 0.0f;
+    for (int64_t t = 0; t < taps; ++t)
+      to[(o / kGroup * taps + t) * kGroup + o % kGroup] = o < co ? w[o * taps + t] : 0.0f;
 }
 
 size_t scratch_bytes(const Spec&, const Rect&) { return 0; }
@@ -72,7 +73,8 @@ FASTSR_INLINE void finish(const Args& a, int64_t c, int64_t y, int64_t x, int64_
 
 // kGroup output channels, V vectors of row y from x; n pixels of them exist.
 template <int V>
-FASTSR_INLINE void group(const Args& a, const float* w, const float* bias, int64_t c0, int64_t y, int64_t x, int64_t n) {
+FASTSR_INLINE void group(const Args& a, const float* w, const float* bias, int64_t c0, int64_t y, int64_t x,
+                         int64_t n) {
   const View& in = a.in[0];
   const int64_t k = a.spec->kernel, r = k / 2;
   vf sum[kGroup][V];
@@ -195,5 +197,6 @@ void run(const Args& a) {
 }  // namespace
 }  // namespace fastsr
 
-FASTSR_KERNEL(conv2d) = {"conv2d", FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes, fastsr::pack, fastsr::scratch_bytes,
-                         fastsr::run, fastsr::work};
+FASTSR_KERNEL(conv2d) = {"conv2d",     FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes,
+                         fastsr::pack, fastsr::scratch_bytes,     fastsr::run,
+                         fastsr::work};

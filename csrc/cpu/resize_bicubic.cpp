@@ -13,7 +13,7 @@ namespace {
 constexpr int kMaxScale = 16;
 
 struct Phase {
-  int64_t first;    // first LR tap relative to the LR pixel of the output pixel
+  int64_t first;  // first LR tap relative to the LR pixel of the output pixel
   float weight[4];
 };
 
@@ -83,7 +83,8 @@ void run(const Args& args) {
       float* o = at(out, c, y, out.rect.x0);
       for (int64_t p = 0; p < s; ++p) {
         const int64_t begin = max(0, floor_div(out.rect.x0 - p + s - 1, s) - j0);
-        for (int64_t j = begin; (j0 + j) * s + p < out.rect.x1; ++j) o[(j0 + j) * s + p - out.rect.x0] = made[p * line + j];
+        for (int64_t j = begin; (j0 + j) * s + p < out.rect.x1; ++j)
+          o[(j0 + j) * s + p - out.rect.x0] = made[p * line + j];
       }
     }
   }
@@ -92,5 +93,6 @@ void run(const Args& args) {
 }  // namespace
 }  // namespace fastsr
 
-FASTSR_KERNEL(resize_bicubic) = {"resize_bicubic", FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes, fastsr::pack,
-                                 fastsr::scratch_bytes, fastsr::run, fastsr::work};
+FASTSR_KERNEL(resize_bicubic) = {"resize_bicubic", FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes,
+                                 fastsr::pack,     fastsr::scratch_bytes,     fastsr::run,
+                                 fastsr::work};

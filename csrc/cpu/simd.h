@@ -39,6 +39,7 @@ FASTSR_INLINE void store_masked(float* p, vf v, mask m) { _mm512_mask_storeu_ps(
 FASTSR_INLINE vf load_masked(const float* p, mask m) { return _mm512_maskz_loadu_ps(m, p); }
 FASTSR_INLINE mask greater(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 FASTSR_INLINE vf select(mask m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
+FASTSR_INLINE bool any(mask m) { return m != 0; }
 
 #elif defined(FASTSR_ISA_AVX2)
 
@@ -62,6 +63,7 @@ FASTSR_INLINE void store_masked(float* p, vf v, mask m) { _mm256_maskstore_ps(p,
 FASTSR_INLINE vf load_masked(const float* p, mask m) { return _mm256_maskload_ps(p, m); }
 FASTSR_INLINE mask greater(vf a, vf b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
 FASTSR_INLINE vf select(mask m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(m)); }
+FASTSR_INLINE bool any(mask m) { return !_mm256_testz_si256(m, m); }
 
 #else  // baseline: GCC and Clang vector extensions, SSE2 on x86-64 and NEON on AArch64
 
@@ -81,8 +83,11 @@ FASTSR_INLINE vf select(mask m, vf yes, vf no) {
   return reinterpret_cast<vf>((reinterpret_cast<mask>(yes) & m) | (reinterpret_cast<mask>(no) & ~m));
 }
 FASTSR_INLINE mask greater(vf a, vf b) { return a > b; }
+FASTSR_INLINE bool any(mask m) { return (m[0] | m[1] | m[2] | m[3]) != 0; }
 FASTSR_INLINE vf max(vf a, vf b) { return select(a > b, a, b); }
-FASTSR_INLINE vf abs(vf a) { return reinterpret_cast<vf>(reinterpret_cast<mask>(a) & mask{0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff}); }
+FASTSR_INLINE vf abs(vf a) {
+  return reinterpret_cast<vf>(reinterpret_cast<mask>(a) & mask{0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff});
+}
 FASTSR_INLINE mask first(int64_t n) {
   const int32_t k = n > 4 ? 4 : static_cast<int32_t>(n);
   return mask{0, 1, 2, 3} < mask{k, k, k, k};
@@ -112,6 +117,6 @@ FASTSR_INLINE int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 #define FASTSR_STRING_(s) #s
 #define FASTSR_STRING(s) FASTSR_STRING_(s)
 // FASTSR_KERNEL(conv2d) { "conv2d", ..., }: the one symbol a kernel file exports, named after op and ISA.
-#define FASTSR_KERNEL(op) \
+#define FASTSR_KERNEL(op)                                                         \
   extern const ::fastsr::Kernel FASTSR_CONCAT(fastsr_kernel_, op, _, FASTSR_ISA); \
   const ::fastsr::Kernel FASTSR_CONCAT(fastsr_kernel_, op, _, FASTSR_ISA)

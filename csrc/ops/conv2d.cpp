@@ -29,9 +29,7 @@ Spec parse(const Step& step, const Weights& weights, const std::vector<int64_t>&
   const std::string border = choice_param(step, "border", {"zero", "replicate", "symmetric"});
   spec.border = border == "zero" ? Border::kZero : border == "replicate" ? Border::kReplicate : Border::kSymmetric;
   const std::string act = choice_param(step, "activation", {"none", "relu", "leaky_relu"});
-  spec.activation = act == "none"   ? Activation::kNone
-                    : act == "relu" ? Activation::kRelu
-                                    : Activation::kLeakyRelu;
+  spec.activation = act == "none" ? Activation::kNone : act == "relu" ? Activation::kRelu : Activation::kLeakyRelu;
   spec.slope = static_cast<float>(float_param(step, "slope", 0.0));
   return spec;
 }

@@ -34,7 +34,8 @@ void register_machine(py::module_& m) {
       "resize_bicubic",
       [](const Array& x, int64_t out_h, int64_t out_w, double scale, int threads) {
         if (x.ndim() != 3 || x.size() == 0 || out_h < 1 || out_w < 1)
-          fastsr::fail(fastsr::Status::kBadInput, "resize_bicubic: expected a non-empty [C, h, w] array and a size of at least 1x1");
+          fastsr::fail(fastsr::Status::kBadInput,
+                       "resize_bicubic: expected a non-empty [C, h, w] array and a size of at least 1x1");
         Array out({x.shape(0), static_cast<py::ssize_t>(out_h), static_cast<py::ssize_t>(out_w)});
         const float* from = x.data();
         float* to = out.mutable_data();

@@ -15,10 +15,18 @@ static void translate(std::exception_ptr p) {
   } catch (const fastsr::Error& e) {
     const char* name = "FastsrError";
     switch (e.status()) {
-      case fastsr::Status::kBadInput: name = "InputError"; break;
-      case fastsr::Status::kBadModel: name = "ModelError"; break;
-      case fastsr::Status::kLimit: name = "LimitError"; break;
-      case fastsr::Status::kDevice: name = "DeviceError"; break;
+      case fastsr::Status::kBadInput:
+        name = "InputError";
+        break;
+      case fastsr::Status::kBadModel:
+        name = "ModelError";
+        break;
+      case fastsr::Status::kLimit:
+        name = "LimitError";
+        break;
+      case fastsr::Status::kDevice:
+        name = "DeviceError";
+        break;
     }
     const py::object type = py::module_::import("fastsr.errors").attr(name);
     PyErr_SetString(type.ptr(), e.what());

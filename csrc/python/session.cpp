@@ -25,10 +25,14 @@ fastsr::Plan to_plan(const py::dict& data) {
     step.weights = d["weights"].cast<std::map<std::string, std::string>>();
     for (const auto& [key, value] : d["params"].cast<py::dict>()) {
       fastsr::Param param;
-      if (py::isinstance<py::bool_>(value)) param = value.cast<bool>();
-      else if (py::isinstance<py::int_>(value)) param = value.cast<int64_t>();
-      else if (py::isinstance<py::float_>(value)) param = value.cast<double>();
-      else param = value.cast<std::string>();
+      if (py::isinstance<py::bool_>(value))
+        param = value.cast<bool>();
+      else if (py::isinstance<py::int_>(value))
+        param = value.cast<int64_t>();
+      else if (py::isinstance<py::float_>(value))
+        param = value.cast<double>();
+      else
+        param = value.cast<std::string>();
       step.params[key.cast<std::string>()] = param;
     }
     plan.steps.push_back(std::move(step));
@@ -40,7 +44,8 @@ fastsr::Weights to_weights(const std::map<std::string, Array>& arrays) {
   fastsr::Weights weights;
   for (const auto& [name, array] : arrays) {
     if (array.ndim() > 4)
-      fastsr::fail(fastsr::Status::kBadModel, "tensor '", name, "' has ", array.ndim(), " dimensions, at most 4 are expected");
+      fastsr::fail(fastsr::Status::kBadModel, "tensor '", name, "' has ", array.ndim(),
+                   " dimensions, at most 4 are expected");
     fastsr::TensorRef ref{array.data(), static_cast<int>(array.ndim()), {1, 1, 1, 1}};
     for (int i = 0; i < ref.rank; ++i) ref.shape[i] = array.shape(i);
     weights[name] = ref;
@@ -66,7 +71,8 @@ Array run(fastsr::Session& session, const Array& x) {
     fastsr::fail(fastsr::Status::kBadInput, "expected a [", session.channels(), ", h, w] array");
   const int64_t h = x.shape(1), w = x.shape(2), s = session.scale();
   if (h < 1 || w < 1) fastsr::fail(fastsr::Status::kBadInput, "an image of ", w, "x", h, " pixels is empty");
-  Array out({static_cast<py::ssize_t>(session.channels()), static_cast<py::ssize_t>(h * s), static_cast<py::ssize_t>(w * s)});
+  Array out(
+      {static_cast<py::ssize_t>(session.channels()), static_cast<py::ssize_t>(h * s), static_cast<py::ssize_t>(w * s)});
   const float* from = x.data();
   float* to = out.mutable_data();
   {

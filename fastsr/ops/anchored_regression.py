@@ -5,7 +5,8 @@
     out = x + mean over the 9 patches on each pixel of their details
 
 Patches have side m = 3s and lie at multiples of s from -2s to H - s on the symmetrically extended image, so that
-every pixel lies in exactly 9 of them.
+every pixel lies in exactly 9 of them. A patch without a feature of at least FLAT is flat: its features count as 0, its
+anchor is atom 0 (in a blank sky or behind a letter rounding would choose it, and another on every machine).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from fastsr.ops.conv2d import pad
 if TYPE_CHECKING:
     from torch import Tensor
 
+FLAT = 2.0**-16  # an 8-bit level makes features of 1e-3, fp32 rounding of 1e-6
 CHUNK = 16384  # patches scored at once: [CHUNK, A] scores stay a few tens of MB
 
 
@@ -25,11 +27,12 @@ def features(
     filters: Tensor,  # [n1, f, f]
     stride: int,
 ) -> Tensor:  # [N, n1, H / s + 2, W / s + 2]
-    """The feature vector of every patch."""
+    """The feature vector of every patch, 0 where it is flat."""
     import torch
 
     reach = 2 * stride + (filters.shape[-1] - 3 * stride) // 2
-    return torch.nn.functional.conv2d(pad(x, reach, "symmetric"), filters[:, None], stride=stride)
+    found = torch.nn.functional.conv2d(pad(x, reach, "symmetric"), filters[:, None], stride=stride)
+    return found * (found.abs().amax(1, keepdim=True) >= FLAT)
 
 
 def anchors(
