@@ -13,6 +13,7 @@ namespace {
 
 bool cpu_has(const std::string& isa) {
 #if defined(__x86_64__)
+  // Every CPU with both has F16C too, which older compilers cannot be asked about.
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");

@@ -30,6 +30,11 @@ struct Spec {
   TensorRef weights[3];  // conv2d: w, b (data may be null); anchored_regression: filters, atoms, projections
 };
 
+// Channels [begin, end) of a value that is made and read a slice of channels at a time.
+struct Slice {
+  int64_t begin, end;
+};
+
 struct Args {
   const Spec* spec;
   const void* packed;  // what pack wrote, 64-byte aligned
@@ -39,6 +44,8 @@ struct Args {
   View out;       // write every pixel of out.rect and nothing else
   Extent extent;  // full size of the output value
   void* scratch;  // scratch_bytes(spec, out.rect) bytes, 64-byte aligned, contents undefined
+  Slice read;     // all of in[0]; with `accumulates` perhaps a part, which in[0] then begins with
+  Slice make;     // all of out; with `slice` perhaps a part, which out then begins with
 };
 
 // Every pixel's value must depend on its absolute position only, never on the rectangle, so that the result
@@ -53,6 +60,11 @@ struct Kernel {
   // Multiply-adds for an output rectangle as this kernel does it, recomputed halo and idle lanes included: what the
   // session compares tile sizes by.
   int64_t (*work)(const Spec&, const Rect& out);
+  // A value between two steps may pass through L1 in slices: made by a kernel with slice() > 0, that many channels a
+  // call, and read by one that accumulates: called with rising slices it keeps its sums in `out` in between. Both give
+  // the bits of one call for all channels. Null: never.
+  int64_t (*slice)(const Spec&);
+  bool (*accumulates)(const Spec&);
 };
 
 }  // namespace fastsr

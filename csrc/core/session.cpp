@@ -30,12 +30,12 @@ size_t buffer_bytes(int64_t channels, int64_t h, int64_t w) {
   return aligned(sizeof(float) * static_cast<size_t>(channels * h * row_stride(w) + kSlack));
 }
 
-int64_t l2_bytes() {
-  static const int64_t bytes = [] {
-    const long found = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    return found > 0 ? static_cast<int64_t>(found) : int64_t{1} << 20;
-  }();
-  return bytes;
+int64_t cache_bytes(int level) {
+  static const int64_t bytes[] = {
+      std::max<int64_t>(sysconf(_SC_LEVEL1_DCACHE_SIZE), 32 << 10),  // 0 or -1 where the system does not say
+      std::max<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE), 256 << 10),
+  };
+  return bytes[level - 1];
 }
 
 void poison(void* p, size_t bytes) {
@@ -51,6 +51,7 @@ struct Session::Packed {
   const Kernel* kernel;
   Block weights;
   size_t bytes;
+  int64_t slice = 0;  // channels of its output that exist at a time, passed on to the next step; 0: all
 };
 
 struct Session::Segment {
@@ -117,6 +118,7 @@ void Session::cut() {
       if (last_use[index(v)] > i && graph_.values[index(v)].channels > kNarrow) narrow = false;
     if (!narrow && i + 1 < steps) continue;
     segment.last = i + 1;
+    for (int k = segment.first; k + 1 < segment.last; ++k) packed_[index(k)].slice = slice_of(k, last_use);
     segment.out = graph_.nodes[index(i)].out;
     for (int k = segment.first; k < segment.last; ++k)
       for (int v : graph_.nodes[index(k)].inputs)
@@ -127,6 +129,21 @@ void Session::cut() {
     segments_.push_back(segment);
     segment = {i + 1, i + 1, {}, 0, 1};
   }
+}
+
+// The slices in which step i's output can go to step i + 1, which must be its only reader; 0: none.
+int64_t Session::slice_of(int i, const std::vector<int>& last_use) const {
+  const Node& node = graph_.nodes[index(i)];
+  const Node& next = graph_.nodes[index(i) + 1];
+  const Kernel& maker = *packed_[index(i)].kernel;
+  const Kernel& reader = *packed_[index(i) + 1].kernel;
+  if (next.inputs[0] != node.out || last_use[index(node.out)] != i + 1) return 0;
+  if (next.inputs.size() == 2 && next.inputs[1] == node.out) return 0;
+  // A maker that itself reads slices would be called once for each of them.
+  if (i > 0 && packed_[index(i) - 1].slice && graph_.nodes[index(i) - 1].out == node.inputs[0]) return 0;
+  if (!maker.slice || !reader.accumulates || !reader.accumulates(next.spec)) return 0;
+  const int64_t slice = maker.slice(node.spec);
+  return slice < node.spec.channels_out ? slice : 0;
 }
 
 // The rectangles of all values of a segment that its output rectangle reads.
@@ -153,8 +170,11 @@ size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, std
   const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, {far, far, far + th, far + tw});
   const size_t values = graph_.values.size();
   std::vector<int> last_use(values, -1);
+  // Two steps joined by slices take turns: what either of them holds lives as long as both.
+  const auto begin_of = [&](int i) { return i > segment.first && packed_[index(i) - 1].slice ? i - 1 : i; };
+  const auto end_of = [&](int i) { return packed_[index(i)].slice ? i + 1 : i; };
   for (int i = segment.first; i < segment.last; ++i)
-    for (int v : graph_.nodes[index(i)].inputs) last_use[index(v)] = i;
+    for (int v : graph_.nodes[index(i)].inputs) last_use[index(v)] = std::max(last_use[index(v)], end_of(i));
   struct Item {
     size_t begin, end;
     int born, dies;
@@ -176,18 +196,19 @@ size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, std
     return begin;
   };
   if (offsets) offsets->assign(values + graph_.nodes.size(), 0);
-  const auto room = [&](int v, int born) {
+  const auto room = [&](int v, int64_t channels, int born) {
     // Two more rows and columns: where a tile begins between two LR pixels it touches one more of them.
     const Rect& r = need[index(v)];
-    const size_t at =
-        place(buffer_bytes(graph_.values[index(v)].channels, height(r) + 2, width(r) + 2), born, last_use[index(v)]);
+    const size_t at = place(buffer_bytes(channels, height(r) + 2, width(r) + 2), born, last_use[index(v)]);
     if (offsets) (*offsets)[index(v)] = at;
   };
-  for (int v : segment.reads) room(v, segment.first);
+  for (int v : segment.reads) room(v, graph_.values[index(v)].channels, segment.first);
   for (int i = segment.first; i < segment.last; ++i) {
     const Node& node = graph_.nodes[index(i)];
-    if (node.out != segment.out) room(node.out, i);
-    const size_t at = place(aligned(packed_[index(i)].kernel->scratch_bytes(node.spec, need[index(node.out)])), i, i);
+    const int64_t slice = packed_[index(i)].slice;
+    if (node.out != segment.out) room(node.out, slice ? slice : node.spec.channels_out, begin_of(i));
+    const size_t at = place(aligned(packed_[index(i)].kernel->scratch_bytes(node.spec, need[index(node.out)])),
+                            begin_of(i), end_of(i));
     if (offsets) (*offsets)[values + index(i)] = at;
   }
   return top;
@@ -203,11 +224,10 @@ void Session::plan_tasks(const Segment& segment, Layout& layout) const {
   const int64_t g = segment.granule;
   const auto up = [g](int64_t n) { return (n + g - 1) / g * g; };
   // Few candidates suffice: the cost is flat around its minimum. Those of 16 k - 2 granules leave no lane idle in a
-  // kernel that works on whole granules and two more (anchored_regression).
+  // kernel that works on whole granules and two more (anchored_regression), or before a 3 x 3 convolution.
   std::vector<int64_t> sides;
   for (int64_t side : {16, 32, 48, 64, 80, 96, 128, 144, 192, 256, 384, 512}) sides.push_back(up(side));
-  if (g > 1)
-    for (int64_t cells : {14, 30, 46, 62, 94, 126}) sides.push_back(cells * g);
+  for (int64_t cells : {14, 30, 46, 62, 94, 126}) sides.push_back(cells * g);
   std::sort(sides.begin(), sides.end());
   const int64_t wanted = threads_ == 1 ? 1 : 4 * threads_;
   double best = std::numeric_limits<double>::infinity();
@@ -216,18 +236,22 @@ void Session::plan_tasks(const Segment& segment, Layout& layout) const {
     for (int64_t tw : sides) {
       if ((th > up(area_h) && th > sides[0]) || (tw > up(area_w) && tw > sides[0])) continue;
       const int64_t bytes = static_cast<int64_t>(plan_scratch(segment, th, tw, nullptr));
-      const int64_t budget = l2_bytes() * 5 / 8;
+      const int64_t budget = cache_bytes(2) * 5 / 8;
       const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, {0, 0, th, tw});
-      double work = kTaskWork;
+      double work = kTaskWork, slices = 0;  // slices: their share of L1
       for (int i = segment.first; i < segment.last; ++i) {
         const Node& node = graph_.nodes[index(i)];
         work += static_cast<double>(packed_[index(i)].kernel->work(node.spec, need[index(node.out)])) +
                 16.0 * static_cast<double>(height(need[index(node.out)]) * width(need[index(node.out)]));
+        const Rect& r = need[index(node.out)];
+        const int64_t streamed = packed_[index(i)].slice * height(r) * row_stride(width(r)) * 4;
+        slices = std::max(slices, static_cast<double>(streamed) / static_cast<double>(cache_bytes(1)));
       }
       const int64_t count = ceil_div(area_h, th) * ceil_div(area_w, tw);
       // Whole tiles over the area: what the last row and column of tiles waste is not counted, they are smaller.
       double cost = work / static_cast<double>(th * tw);
       if (bytes > budget) cost *= 1.0 + 2.0 * (static_cast<double>(bytes) / static_cast<double>(budget) - 1.0);
+      if (slices > 0.8) cost *= 1.0 + 0.3 * (slices - 0.8);
       if (count < wanted) cost *= 1.0 + 0.1 * static_cast<double>(wanted - count);
       if (cost < best) {
         best = cost;
@@ -396,28 +420,56 @@ void Session::run_task(const Frame& frame, const Segment& segment, const Rect& o
     const Extent e = graph_.extent(v, l.h, l.w);
     copy_with_border(frame.views[index(v)], views[index(v)], e.height, e.width, border_of(v));
   }
-  for (int i = segment.first; i < segment.last; ++i) {
+  View in[2][2];  // of a step, and of the step it passes slices to
+  const auto prepare = [&](int i, View* inputs) {
     const Node& node = graph_.nodes[index(i)];
     const Extent e = graph_.extent(node.out, l.h, l.w);
     const bool last = node.out == segment.out;
-    const View whole = last ? frame.views[index(node.out)] : local(node.out);
-    const Rect made = intersect(last ? out : need[index(node.out)], {0, 0, e.height, e.width});
-    View target = whole;
-    target.data = at(whole, 0, made.y0, made.x0);
-    target.rect = made;
-    View in[2];
+    views[index(node.out)] = last ? frame.views[index(node.out)] : local(node.out);
+    View made = views[index(node.out)];
+    made.rect = intersect(last ? out : need[index(node.out)], {0, 0, e.height, e.width});
+    made.data = at(views[index(node.out)], 0, made.rect.y0, made.rect.x0);
     for (size_t k = 0; k < node.inputs.size(); ++k) {
       const View& source = views[index(node.inputs[k])];
-      in[k] = source;
-      in[k].rect = node.rule->needs(node.spec, static_cast<int>(k), made);
-      in[k].data = at(source, 0, in[k].rect.y0, in[k].rect.x0);
+      inputs[k] = source;
+      inputs[k].rect = node.rule->needs(node.spec, static_cast<int>(k), made.rect);
+      inputs[k].data = at(source, 0, inputs[k].rect.y0, inputs[k].rect.x0);
     }
-    packed_[index(i)].kernel->run({&node.spec, packed_[index(i)].weights.get(), in, target, e,
-                                   scratch + offsets[graph_.values.size() + index(i)]});
-    if (!last) {
-      views[index(node.out)] = whole;
-      fill_border(whole, e.height, e.width, border_of(node.out));
+    return Args{&node.spec,
+                packed_[index(i)].weights.get(),
+                inputs,
+                made,
+                e,
+                scratch + offsets[graph_.values.size() + index(i)],
+                {0, node.spec.channels_in},
+                {0, node.spec.channels_out}};
+  };
+  const auto border = [&](int v, int64_t channels) {
+    if (v == segment.out) return;
+    View made = views[index(v)];
+    made.channels = channels;
+    const Extent e = graph_.extent(v, l.h, l.w);
+    fill_border(made, e.height, e.width, border_of(v));
+  };
+  for (int i = segment.first; i < segment.last; ++i) {
+    const Packed& packed = packed_[index(i)];
+    const int made = graph_.nodes[index(i)].out;
+    const int64_t channels = graph_.values[index(made)].channels;
+    Args args = prepare(i, in[0]);
+    if (!packed.slice) {
+      packed.kernel->run(args);
+      border(made, channels);
+      continue;
     }
+    Args next = prepare(i + 1, in[1]);
+    for (int64_t c = 0; c < channels; c += packed.slice) {
+      args.make = next.read = {c, std::min(c + packed.slice, channels)};
+      packed.kernel->run(args);
+      border(made, args.make.end - c);
+      packed_[index(i) + 1].kernel->run(next);
+    }
+    ++i;
+    border(graph_.nodes[index(i)].out, graph_.nodes[index(i)].spec.channels_out);
   }
 }
 

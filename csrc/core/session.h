@@ -62,6 +62,7 @@ class Session {
   struct Frame;    // what one run passes down
 
   void cut();
+  int64_t slice_of(int step, const std::vector<int>& last_use) const;
   Layout layout(int64_t h, int64_t w, int64_t tile) const;
   Layout choose(int64_t h, int64_t w) const;
   void plan_tasks(const Segment& segment, Layout& layout) const;

@@ -39,7 +39,7 @@ constexpr int kBlock = kWide * kLanes;  // patches scored at once
 // Sizes and offsets (in floats) of everything, from the spec alone.
 struct Sizes {
   int64_t s, n, groups_n, taps, f, groups_a, detail, cell;
-  int64_t filters, atoms, projections, coarse = 0, packed;
+  int64_t filters, atoms, coarse, projections;
 
   explicit Sizes(const Spec& spec) {
     s = spec.scale;
@@ -50,23 +50,40 @@ struct Sizes {
     groups_a = round_up(spec.atoms, kGroup) / kGroup;
     detail = round_up(spec.patch * spec.patch, kChunk * kLanes);
     cell = s * s;
-    filters = 0;
+    filters = 16;  // after the header
     atoms = round_up(filters + groups_n * taps * kGroup, 16);
-    projections = round_up(atoms + groups_a * n * kGroup + kLanes, 16);
-    packed = projections + spec.atoms * n * detail;
+    coarse = round_up(atoms + groups_a * n * kGroup + kLanes, 16);
+    projections = coarse;
 #if defined(FASTSR_ISA_AVX512BF16)
-    coarse = round_up(packed, 16);
-    packed = coarse + CoarseSizes(n, groups_a * kGroup).total;
+    projections = round_up(coarse + CoarseSizes(n, groups_a * kGroup).total, 16);
 #endif
   }
 };
 
-size_t packed_bytes(const Spec& spec) { return static_cast<size_t>(Sizes(spec).packed) * sizeof(float); }
+struct Header {
+  int32_t halves;  // the projections are half floats
+};
+
+// Model files hold projections as half floats. They stay so in memory: at x3 5.9 MB, which every tile goes through.
+bool are_halves(const TensorRef& t) {
+  const int64_t count = t.shape[0] * t.shape[1] * t.shape[2];
+  for (int64_t i = 0; i < count; ++i)
+    if (half(to_half(t.data[i])) != t.data[i]) return false;
+  return true;
+}
+
+size_t packed_bytes(const Spec& spec) {
+  const Sizes z(spec);
+  const size_t each = are_halves(spec.weights[2]) ? sizeof(uint16_t) : sizeof(float);
+  return static_cast<size_t>(z.projections) * sizeof(float) + static_cast<size_t>(spec.atoms * z.n * z.detail) * each;
+}
 
 void pack(const Spec& spec, void* packed) {
   const Sizes z(spec);
   float* base = static_cast<float*>(packed);
-  __builtin_memset(packed, 0, static_cast<size_t>(z.packed) * sizeof(float));
+  __builtin_memset(packed, 0, packed_bytes(spec));
+  Header* header = static_cast<Header*>(packed);
+  header->halves = are_halves(spec.weights[2]);
   const float* filters = spec.weights[0].data;  // [n][taps] -> [groups][taps][kGroup]
   for (int64_t k = 0; k < z.n; ++k)
     for (int64_t t = 0; t < z.taps; ++t)
@@ -79,13 +96,21 @@ void pack(const Spec& spec, void* packed) {
 #endif
   // [A][m m][n] -> [A][n][detail], the pixels of a patch ordered by s x s cell so that a cell's detail is contiguous.
   const float* projections = spec.weights[2].data;
+  float* floats = base + z.projections;
+  uint16_t* halves = reinterpret_cast<uint16_t*>(floats);
   const int64_t m = spec.patch;
   for (int64_t a = 0; a < spec.atoms; ++a)
     for (int64_t y = 0; y < m; ++y)
       for (int64_t x = 0; x < m; ++x) {
         const int64_t at = (y / z.s * 3 + x / z.s) * z.cell + y % z.s * z.s + x % z.s;
-        for (int64_t k = 0; k < z.n; ++k)
-          base[z.projections + (a * z.n + k) * z.detail + at] = projections[(a * m * m + y * m + x) * z.n + k];
+        for (int64_t k = 0; k < z.n; ++k) {
+          const float value = projections[(a * m * m + y * m + x) * z.n + k];
+          if (header->halves) {
+            halves[(a * z.n + k) * z.detail + at] = to_half(value);
+          } else {
+            floats[(a * z.n + k) * z.detail + at] = value;
+          }
+        }
       }
 }
 
@@ -310,9 +335,12 @@ void anchor_patches(const Sizes& z, const Room& room, const float* packed, float
   }
 }
 
-// Details of N patches anchored to one atom.
-template <int N>
-FASTSR_INLINE void project(const Sizes& z, const float* matrix, const float* features, float* details,
+FASTSR_INLINE vf load_weights(const float* p) { return load(p); }
+FASTSR_INLINE vf load_weights(const uint16_t* p) { return load_half(p); }
+
+// Details of N patches anchored to one atom. Meanwhile the matrix needed next, if there is one, comes nearer.
+template <int N, typename T>
+FASTSR_INLINE void project(const Sizes& z, const T* matrix, const T* next, const float* features, float* details,
                            const int32_t* patches) {
   const float* f[N];
   for (int i = 0; i < N; ++i) f[i] = features + patches[i] * z.n;
@@ -322,7 +350,10 @@ FASTSR_INLINE void project(const Sizes& z, const float* matrix, const float* fea
       for (int v = 0; v < kChunk; ++v) sum[i][v] = set1(0.0f);
     for (int64_t k = 0; k < z.n; ++k) {
       vf p[kChunk];
-      for (int v = 0; v < kChunk; ++v) p[v] = load(matrix + k * z.detail + c + v * kLanes);
+      for (int v = 0; v < kChunk; ++v) p[v] = load_weights(matrix + k * z.detail + c + v * kLanes);
+      if (next)
+        for (int64_t ahead = 0; ahead < kChunk * kLanes; ahead += static_cast<int64_t>(64 / sizeof(T)))
+          __builtin_prefetch(next + k * z.detail + c + ahead);
       for (int i = 0; i < N; ++i) {
         const vf weight = set1(f[i][k]);
         for (int v = 0; v < kChunk; ++v) sum[i][v] = fmadd(p[v], weight, sum[i][v]);
@@ -333,24 +364,44 @@ FASTSR_INLINE void project(const Sizes& z, const float* matrix, const float* fea
   }
 }
 
-// Sorts the patches by atom (counting sort) and projects bucket by bucket: each matrix is read once a tile.
-void project_patches(const Spec& spec, const Sizes& z, const Room& room, const float* packed, float* scratch) {
+// Sorts the patches by atom (counting sort); end[a] becomes the end of atom a's bucket in `order`.
+void bucket_patches(const Spec& spec, const Room& room, const int32_t* anchors, int32_t* order, int32_t* end) {
   const int64_t patches = room.rows * room.columns;
-  const int32_t* anchors = reinterpret_cast<const int32_t*>(scratch + room.anchors);
-  int32_t* order = reinterpret_cast<int32_t*>(scratch + room.order);
-  int32_t* end = reinterpret_cast<int32_t*>(scratch + room.counts);
   __builtin_memset(end, 0, static_cast<size_t>(spec.atoms + 1) * sizeof(int32_t));
   for (int64_t p = 0; p < patches; ++p) ++end[anchors[p] + 1];
   for (int64_t a = 0; a < spec.atoms; ++a) end[a + 1] += end[a];
   for (int64_t p = 0; p < patches; ++p) order[end[anchors[p]]++] = static_cast<int32_t>(p);
+}
+
+// Projects bucket by bucket: each matrix is read once a tile.
+template <typename T>
+void project_buckets(const Sizes& z, const T* projections, const float* features, float* details,
+                     const int32_t* anchors, const int32_t* order, const int32_t* end, int64_t patches) {
+  for (int64_t p = 0; p < patches;) {
+    const int64_t atom = anchors[order[p]], stop = end[atom];
+    const T* matrix = projections + atom * z.n * z.detail;
+    const T* next = stop < patches ? projections + anchors[order[stop]] * z.n * z.detail : nullptr;
+    for (; p + kTogether <= stop; p += kTogether)
+      project<kTogether>(z, matrix, p + 2 * kTogether <= stop ? nullptr : next, features, details, order + p);
+    if (p + 4 <= stop) project<4>(z, matrix, next, features, details, order + p), p += 4;
+    if (p + 2 <= stop) project<2>(z, matrix, next, features, details, order + p), p += 2;
+    if (p < stop) project<1>(z, matrix, next, features, details, order + p), p += 1;
+  }
+}
+
+void project_patches(const Spec& spec, const Sizes& z, const Room& room, const float* packed, float* scratch) {
+  const int32_t* anchors = reinterpret_cast<const int32_t*>(scratch + room.anchors);
+  int32_t* order = reinterpret_cast<int32_t*>(scratch + room.order);
+  int32_t* end = reinterpret_cast<int32_t*>(scratch + room.counts);
+  bucket_patches(spec, room, anchors, order, end);
   const float* features = scratch + room.features;
   float* details = scratch + room.details;
-  int64_t p = 0;
-  for (int64_t a = 0; a < spec.atoms; ++a) {
-    const float* matrix = packed + z.projections + a * z.n * z.detail;
-    for (; p + kTogether <= end[a]; p += kTogether) project<kTogether>(z, matrix, features, details, order + p);
-    for (; p + 2 <= end[a]; p += 2) project<2>(z, matrix, features, details, order + p);
-    for (; p < end[a]; ++p) project<1>(z, matrix, features, details, order + p);
+  const float* projections = packed + z.projections;
+  if (reinterpret_cast<const Header*>(packed)->halves) {
+    project_buckets(z, reinterpret_cast<const uint16_t*>(projections), features, details, anchors, order, end,
+                    room.rows * room.columns);
+  } else {
+    project_buckets(z, projections, features, details, anchors, order, end, room.rows * room.columns);
   }
 }
 
@@ -400,6 +451,12 @@ void run(const Args& args) {
 }  // namespace
 }  // namespace fastsr
 
-FASTSR_KERNEL(anchored_regression) = {"anchored_regression", FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes,
-                                      fastsr::pack,          fastsr::scratch_bytes,     fastsr::run,
-                                      fastsr::work};
+FASTSR_KERNEL(anchored_regression) = {"anchored_regression",
+                                      FASTSR_STRING(FASTSR_ISA),
+                                      fastsr::packed_bytes,
+                                      fastsr::pack,
+                                      fastsr::scratch_bytes,
+                                      fastsr::run,
+                                      fastsr::work,
+                                      nullptr,
+                                      nullptr};

@@ -121,6 +121,9 @@ FASTSR_INLINE __m512 quantise(const CoarseSizes& z, const CoarseHead& head, cons
   return _mm512_mask_blend_ps(usable, _mm512_set1_ps(-1e9f), reach);
 }
 
+// sum += four products of unsigned and signed bytes. Not the intrinsic: for 24 sums GCC 12 copies and spills around it.
+FASTSR_INLINE void dot4(__m512i& sum, __m512i u, __m512i s) { asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u), "v"(s)); }
+
 // Coarse scores of all atoms for a block of patches: the largest of every group of 16, and of all.
 __attribute__((noinline)) void coarse_scores(const CoarseSizes& z, const float* packed, const int32_t* features,
                                              int32_t* groups, __m512i* best) {
@@ -137,7 +140,7 @@ __attribute__((noinline)) void coarse_scores(const CoarseSizes& z, const float* 
         for (int v = 0; v < kVectors; ++v) p[v] = _mm512_loadu_si512(f + v * 16);
         for (int i = 0; i < kRound; ++i) {
           const __m512i w = _mm512_set1_epi32(words[i]);
-          for (int v = 0; v < kVectors; ++v) sum[i][v] = _mm512_dpbusd_epi32(sum[i][v], p[v], w);
+          for (int v = 0; v < kVectors; ++v) dot4(sum[i][v], p[v], w);
         }
       }
       for (int v = 0; v < kVectors; ++v) {

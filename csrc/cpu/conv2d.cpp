@@ -2,7 +2,8 @@
 // conv2d    out = act(w * x + b) [+ residual]                                        DESIGN section 5; paper 000, Eq.
 // 6-7 shapes    x [Ci, H, W]  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar work      many outputs:
 // kGroup output channels x up to kWide vectors of a row in registers; one output: kRows rows x
-//           kWide vectors, so that a loaded vector feeds k rows of taps
+//           kWide vectors, so that a loaded vector feeds k rows of taps. A group of the first kind may be read at once
+//           by the second (slices): 64 maps of a tile then live in L1 eight at a time
 // cost      2 Ci Co k^2 flops per pixel; the sum of a pixel runs over ci, ky, kx in this order in every branch, so the
 //           result does not depend on which branch computes it; measured in docs/performance.md
 #include "core/kernel.h"
@@ -54,21 +55,41 @@ void pack(const Spec& spec, void* packed) {
 
 size_t scratch_bytes(const Spec&, const Rect&) { return 0; }
 
-FASTSR_INLINE vf activate(vf v, const Spec& spec) {
-  if (spec.activation == Activation::kRelu) return max(v, set1(0.0f));
-  if (spec.activation == Activation::kLeakyRelu) return select(greater(v, set1(0.0f)), v, mul(v, set1(spec.slope)));
-  return v;
+FASTSR_INLINE vf leaky(vf v, vf slope) { return select(greater(v, set1(0.0f)), v, mul(v, slope)); }
+
+// Ends N lines (rows or channels, `step` floats apart in the output) of V vectors, of which `lines` lines and n pixels
+// exist: activation and residual, or the sums as they are if more slices follow. Loop bounds are constants and branches
+// stand outside, so that the sums stay in registers.
+template <int N, int V>
+FASTSR_INLINE void finish(const Args& a, vf (&sum)[N][V], float* to, int64_t step, const float* residual,
+                          int64_t residual_step, int64_t lines, int64_t n) {
+  if (a.read.end == a.spec->channels_in) {
+    if (a.spec->activation == Activation::kRelu) {
+      for (int i = 0; i < N; ++i)
+        for (int v = 0; v < V; ++v) sum[i][v] = max(sum[i][v], set1(0.0f));
+    } else if (a.spec->activation == Activation::kLeakyRelu) {
+      const vf slope = set1(a.spec->slope);
+      for (int i = 0; i < N; ++i)
+        for (int v = 0; v < V; ++v) sum[i][v] = leaky(sum[i][v], slope);
+    }
+    if (residual) {
+      for (int i = 0; i < N; ++i)
+        for (int v = 0; v < V; ++v)
+          if (i < lines && v * kLanes < n) sum[i][v] = add(sum[i][v], load(residual + i * residual_step + v * kLanes));
+    }
+  }
+  if (lines >= N && n >= V * kLanes) {
+    for (int i = 0; i < N; ++i)
+      for (int v = 0; v < V; ++v) store(to + i * step + v * kLanes, sum[i][v]);
+    return;
+  }
+  for (int i = 0; i < N; ++i)
+    for (int v = 0; v < V; ++v)
+      if (i < lines && v * kLanes < n) store_masked(to + i * step + v * kLanes, sum[i][v], first(n - v * kLanes));
 }
 
-// Ends a pixel: activation, residual, and a store of the n pixels that exist.
-FASTSR_INLINE void finish(const Args& a, int64_t c, int64_t y, int64_t x, int64_t n, vf v) {
-  v = activate(v, *a.spec);
-  if (a.spec->inputs == 2) v = add(v, load(at(a.in[1], c, y, x)));
-  if (n >= kLanes) {
-    store(at(a.out, c, y, x), v);
-  } else {
-    store_masked(at(a.out, c, y, x), v, first(n));
-  }
+FASTSR_INLINE const float* residual_at(const Args& a, int64_t c, int64_t y, int64_t x) {
+  return a.spec->inputs == 2 ? at(a.in[1], c, y, x) : nullptr;
 }
 
 // kGroup output channels, V vectors of row y from x; n pixels of them exist.
@@ -93,10 +114,8 @@ FASTSR_INLINE void group(const Args& a, const float* w, const float* bias, int64
       }
     }
   }
-  const int64_t channels = min(kGroup, a.spec->channels_out - c0);
-  for (int g = 0; g < channels; ++g)
-    for (int v = 0; v < V; ++v)
-      if (v * kLanes < n) finish(a, c0 + g, y, x + v * kLanes, n - v * kLanes, sum[g][v]);
+  finish(a, sum, at(a.out, c0 - a.make.begin, y, x), a.out.channel_stride, residual_at(a, c0, y, x),
+         a.spec->inputs == 2 ? a.in[1].channel_stride : 0, a.spec->channels_out - c0, n);
 }
 
 void many(const Args& a) {
@@ -105,7 +124,7 @@ void many(const Args& a) {
   const int64_t taps = a.spec->channels_in * a.spec->kernel * a.spec->kernel;
   const Rect& r = a.out.rect;
   for (int64_t y = r.y0; y < r.y1; ++y) {
-    for (int64_t c = 0; c < a.spec->channels_out; c += kGroup) {
+    for (int64_t c = a.make.begin; c < a.make.end; c += kGroup) {
       const float* w = base + head->weights + c * taps;
       const float* bias = base + head->bias + c;
       for (int64_t x = r.x0; x < r.x1; x += kWide * kLanes) {
@@ -128,17 +147,29 @@ FASTSR_INLINE void rows(const Args& a, const float* w, float bias, int64_t c, in
   const View& in = a.in[0];
   const int64_t k = K ? K : a.spec->kernel, r = k / 2;
   vf sum[R][V];
-  for (int i = 0; i < R; ++i)
-    for (int v = 0; v < V; ++v) sum[i][v] = set1(bias);
-  for (int64_t ci = 0; ci < a.spec->channels_in; ++ci, w += k * k) {
+  for (int i = 0; i < R; ++i) {
+    for (int v = 0; v < V; ++v) {
+      const int64_t left = n - v * kLanes;
+      const float* so_far = at(a.out, c, y + i, x + v * kLanes);
+      sum[i][v] = a.read.begin == 0 || left <= 0 ? set1(bias)
+                  : left >= kLanes               ? load(so_far)
+                                                 : load_masked(so_far, first(left));
+    }
+  }
+  w += a.read.begin * k * k;
+  for (int64_t ci = 0; ci < a.read.end - a.read.begin; ++ci, w += k * k) {
     const float* top = at(in, ci, y - r, x - r);
     if (K) {
       vf weight[K ? K * K : 1];
       for (int t = 0; t < K * K; ++t) weight[t] = set1(w[t]);
+      FASTSR_UNROLL
       for (int line = 0; line < R + K - 1; ++line) {
+        FASTSR_UNROLL
         for (int kx = 0; kx < K; ++kx) {
+          FASTSR_UNROLL
           for (int v = 0; v < V; ++v) {
             const vf p = load(top + line * in.row_stride + kx + v * kLanes);
+            FASTSR_UNROLL
             for (int ky = 0; ky < K; ++ky)
               if (line - ky >= 0 && line - ky < R) sum[line - ky][v] = fmadd(p, weight[ky * K + kx], sum[line - ky][v]);
           }
@@ -154,9 +185,17 @@ FASTSR_INLINE void rows(const Args& a, const float* w, float bias, int64_t c, in
         }
     }
   }
-  for (int i = 0; i < R; ++i)
-    for (int v = 0; v < V; ++v)
-      if (v * kLanes < n) finish(a, c, y + i, x + v * kLanes, n - v * kLanes, sum[i][v]);
+  finish(a, sum, at(a.out, c - a.make.begin, y, x), a.out.row_stride, residual_at(a, c, y, x),
+         a.spec->inputs == 2 ? a.in[1].row_stride : 0, R, n);
+}
+
+// R rows from y, all of their pixels.
+template <int R, int K>
+FASTSR_INLINE void strip(const Args& a, const float* w, float bias, int64_t c, int64_t y) {
+  const int64_t end = a.out.rect.x1;
+  int64_t x = a.out.rect.x0;
+  for (; x + kLanes < end; x += 2 * kLanes) rows<R, 2, K>(a, w, bias, c, y, x, end - x);
+  if (x < end) rows<R, 1, K>(a, w, bias, c, y, x, end - x);
 }
 
 template <int K>
@@ -164,18 +203,15 @@ void few(const Args& a) {
   const Packed* head = static_cast<const Packed*>(a.packed);
   const float* base = static_cast<const float*>(a.packed);
   const int64_t taps = a.spec->channels_in * a.spec->kernel * a.spec->kernel;
-  const Rect& r = a.out.rect;
+  const int64_t end = a.out.rect.y1;
   for (int64_t c = 0; c < a.spec->channels_out; ++c) {
     const float* w = base + head->weights + c * taps;
     const float bias = base[head->bias + c];
-    int64_t y = r.y0;
-    for (; y + kRows <= r.y1; y += kRows) {
-      int64_t x = r.x0;
-      for (; x + kLanes < r.x1; x += 2 * kLanes) rows<kRows, 2, K>(a, w, bias, c, y, x, r.x1 - x);
-      if (x < r.x1) rows<kRows, 1, K>(a, w, bias, c, y, x, r.x1 - x);
-    }
-    for (; y < r.y1; ++y)
-      for (int64_t x = r.x0; x < r.x1; x += kLanes) rows<1, 1, K>(a, w, bias, c, y, x, r.x1 - x);
+    int64_t y = a.out.rect.y0;
+    for (; y + kRows <= end; y += kRows) strip<kRows, K>(a, w, bias, c, y);
+    if (y + 4 <= end) strip<4, K>(a, w, bias, c, y), y += 4;
+    if (y + 2 <= end) strip<2, K>(a, w, bias, c, y), y += 2;
+    if (y < end) strip<1, K>(a, w, bias, c, y);
   }
 }
 
@@ -183,6 +219,10 @@ int64_t work(const Spec& spec, const Rect& out) {
   const int64_t channels = spec.channels_out <= kFew ? spec.channels_out : round_up(spec.channels_out, kGroup);
   return channels * spec.channels_in * spec.kernel * spec.kernel * height(out) * round_up(width(out), kLanes);
 }
+
+int64_t slice(const Spec& spec) { return spec.channels_out > kFew && spec.inputs == 1 ? kGroup : 0; }
+
+bool accumulates(const Spec& spec) { return spec.channels_out <= kFew; }
 
 void run(const Args& a) {
   if (a.spec->channels_out > kFew) {

@@ -15,9 +15,33 @@
 #endif
 
 #define FASTSR_INLINE static inline __attribute__((always_inline))
+// Before a loop over an array of vectors: only a loop that is gone lets the array live in registers.
+#if defined(__clang__)
+#define FASTSR_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define FASTSR_UNROLL _Pragma("GCC unroll 32")
+#endif
 
 namespace fastsr {
 namespace {
+
+// The value of an IEEE half float: its exponent and mantissa moved into a float's and scaled by the difference of the
+// biases, which makes subnormal halves right as well. Infinities and NaN come out finite.
+FASTSR_INLINE float half(uint16_t bits) {
+  const uint32_t moved = static_cast<uint32_t>(bits & 0x7fff) << 13;
+  float v;
+  __builtin_memcpy(&v, &moved, sizeof v);
+  v *= 0x1p112f;
+  return bits & 0x8000 ? -v : v;
+}
+// The half float nearest to v towards zero; half(to_half(v)) == v says that v is one.
+FASTSR_INLINE uint16_t to_half(float v) {
+  float scaled = (v < 0 ? -v : v) * 0x1p-112f;
+  uint32_t bits;
+  __builtin_memcpy(&bits, &scaled, sizeof bits);
+  bits >>= 13;
+  return static_cast<uint16_t>((bits > 0x7bff ? 0x7bff : bits) | (__builtin_signbit(v) ? 0x8000 : 0));
+}
 
 #if defined(FASTSR_ISA_AVX512) || defined(FASTSR_ISA_AVX512BF16)
 
@@ -28,6 +52,10 @@ using mask = __mmask16;
 FASTSR_INLINE vf load(const float* p) { return _mm512_loadu_ps(p); }
 FASTSR_INLINE void store(float* p, vf v) { _mm512_storeu_ps(p, v); }
 FASTSR_INLINE vf set1(float v) { return _mm512_set1_ps(v); }
+// IEEE half floats as they lie in memory.
+FASTSR_INLINE vf load_half(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
 FASTSR_INLINE vf add(vf a, vf b) { return _mm512_add_ps(a, b); }
 FASTSR_INLINE vf mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 FASTSR_INLINE vf fmadd(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
@@ -50,6 +78,9 @@ using mask = __m256i;
 FASTSR_INLINE vf load(const float* p) { return _mm256_loadu_ps(p); }
 FASTSR_INLINE void store(float* p, vf v) { _mm256_storeu_ps(p, v); }
 FASTSR_INLINE vf set1(float v) { return _mm256_set1_ps(v); }
+FASTSR_INLINE vf load_half(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 FASTSR_INLINE vf add(vf a, vf b) { return _mm256_add_ps(a, b); }
 FASTSR_INLINE vf mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 FASTSR_INLINE vf fmadd(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
@@ -75,6 +106,7 @@ typedef int32_t mask __attribute__((vector_size(16)));
 FASTSR_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 FASTSR_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
 FASTSR_INLINE vf set1(float v) { return vf{v, v, v, v}; }
+FASTSR_INLINE vf load_half(const uint16_t* p) { return vf{half(p[0]), half(p[1]), half(p[2]), half(p[3])}; }
 FASTSR_INLINE vf add(vf a, vf b) { return a + b; }
 FASTSR_INLINE vf mul(vf a, vf b) { return a * b; }
 // Fused on AArch64 and wherever the compiler is allowed to; elsewhere two roundings.
