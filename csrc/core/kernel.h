@@ -57,8 +57,8 @@ struct Kernel {
   void (*pack)(const Spec&, void* packed);
   size_t (*scratch_bytes)(const Spec&, const Rect& out);
   void (*run)(const Args&);
-  // Multiply-adds for an output rectangle as this kernel does it, recomputed halo and idle lanes included: what the
-  // session compares tile sizes by.
+  // Time for an output rectangle in multiply-adds, recomputed halo, idle lanes and misses of its scratch and weights
+  // included: what the session compares tile sizes by. That inputs and output stay in L2 is the session's care.
   int64_t (*work)(const Spec&, const Rect& out);
   // A value between two steps may pass through L1 in slices: made by a kernel with slice() > 0, that many channels a
   // call, and read by one that accumulates: called with rising slices it keeps its sums in `out` in between. Both give

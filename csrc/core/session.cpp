@@ -163,8 +163,10 @@ static std::vector<Rect> needs_of(const Graph& graph, int first, int last, const
   return need;
 }
 
-// Places the segment's values in one worker's scratch, reusing the room of values no longer read.
-size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, std::vector<size_t>* offsets) const {
+// Places the segment's values, and with `kernels` the kernels' scratch, in one worker's scratch, reusing the room of
+// values no longer read.
+size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, bool kernels,
+                             std::vector<size_t>* offsets) const {
   // A tile of this size may begin anywhere, so its rectangles are taken at a place that is a multiple of everything.
   const int64_t far = 720720 * segment.granule;
   const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, {far, far, far + th, far + tw});
@@ -207,6 +209,7 @@ size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, std
     const Node& node = graph_.nodes[index(i)];
     const int64_t slice = packed_[index(i)].slice;
     if (node.out != segment.out) room(node.out, slice ? slice : node.spec.channels_out, begin_of(i));
+    if (!kernels) continue;
     const size_t at = place(aligned(packed_[index(i)].kernel->scratch_bytes(node.spec, need[index(node.out)])),
                             begin_of(i), end_of(i));
     if (offsets) (*offsets)[values + index(i)] = at;
@@ -215,7 +218,7 @@ size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, std
 }
 
 // Chooses the task tile of a segment: the least work per pixel (halo recomputed included) among the sizes whose
-// scratch stays in L2, and small enough that every thread gets several tasks.
+// values stay in L2, and small enough that every thread gets several tasks.
 void Session::plan_tasks(const Segment& segment, Layout& layout) const {
   const Extent e = graph_.extent(segment.out, layout.h, layout.w);
   const int64_t scale = graph_.values[index(segment.out)].scale;
@@ -229,13 +232,13 @@ void Session::plan_tasks(const Segment& segment, Layout& layout) const {
   for (int64_t side : {16, 32, 48, 64, 80, 96, 128, 144, 192, 256, 384, 512}) sides.push_back(up(side));
   for (int64_t cells : {14, 30, 46, 62, 94, 126}) sides.push_back(cells * g);
   std::sort(sides.begin(), sides.end());
-  const int64_t wanted = threads_ == 1 ? 1 : 4 * threads_;
+  const int64_t wanted = threads_ == 1 ? 1 : 8 * threads_;
   double best = std::numeric_limits<double>::infinity();
   std::pair<int64_t, int64_t> task{up(16), up(16)};
   for (int64_t th : sides) {
     for (int64_t tw : sides) {
       if ((th > up(area_h) && th > sides[0]) || (tw > up(area_w) && tw > sides[0])) continue;
-      const int64_t bytes = static_cast<int64_t>(plan_scratch(segment, th, tw, nullptr));
+      const int64_t bytes = static_cast<int64_t>(plan_scratch(segment, th, tw, false, nullptr));
       const int64_t budget = cache_bytes(2) * 5 / 8;
       const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, {0, 0, th, tw});
       double work = kTaskWork, slices = 0;  // slices: their share of L1
@@ -252,7 +255,7 @@ void Session::plan_tasks(const Segment& segment, Layout& layout) const {
       double cost = work / static_cast<double>(th * tw);
       if (bytes > budget) cost *= 1.0 + 2.0 * (static_cast<double>(bytes) / static_cast<double>(budget) - 1.0);
       if (slices > 0.8) cost *= 1.0 + 0.3 * (slices - 0.8);
-      if (count < wanted) cost *= 1.0 + 0.1 * static_cast<double>(wanted - count);
+      if (count < wanted) cost *= 1.0 + 0.05 * static_cast<double>(wanted - count);
       if (cost < best) {
         best = cost;
         task = {th, tw};
@@ -262,7 +265,7 @@ void Session::plan_tasks(const Segment& segment, Layout& layout) const {
   layout.task.push_back(task);
   layout.offsets.emplace_back();
   layout.scratch_bytes =
-      std::max(layout.scratch_bytes, plan_scratch(segment, task.first, task.second, &layout.offsets.back()));
+      std::max(layout.scratch_bytes, plan_scratch(segment, task.first, task.second, true, &layout.offsets.back()));
 }
 
 Session::Layout Session::layout(int64_t h, int64_t w, int64_t tile) const {

@@ -66,7 +66,7 @@ class Session {
   Layout layout(int64_t h, int64_t w, int64_t tile) const;
   Layout choose(int64_t h, int64_t w) const;
   void plan_tasks(const Segment& segment, Layout& layout) const;
-  size_t plan_scratch(const Segment& segment, int64_t th, int64_t tw, std::vector<size_t>* offsets) const;
+  size_t plan_scratch(const Segment& segment, int64_t th, int64_t tw, bool kernels, std::vector<size_t>* offsets) const;
   std::unique_ptr<Context> acquire(int64_t h, int64_t w);
   void release(std::unique_ptr<Context> context);
   void run_tile(const Frame& frame, const Rect& lr);
