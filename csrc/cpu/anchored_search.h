@@ -79,8 +79,9 @@ void pack_coarse(const CoarseSizes& z, const float* atoms, int64_t count, float*
   head->norm = static_cast<float>(__builtin_sqrt(top_norm));
 }
 
-// Room for one block of patches, in floats: quantised features, and the largest coarse score of every group.
-int64_t coarse_scratch(const CoarseSizes& z) { return (z.fours + z.groups) * kPatches; }
+// Room for one block of patches, in floats: quantised features, the largest coarse score of every group, and the list
+// of (group, patch) to score exactly.
+int64_t coarse_scratch(const CoarseSizes& z) { return (z.fours + 2 * z.groups) * kPatches + 16; }
 
 // Rounds the features [n][48] of a vector of patches to bytes [four][48][4], offset by 128 because VNNI multiplies
 // unsigned by signed, and gives the distance below the largest coarse score (in integer units) at which an atom still
@@ -155,27 +156,29 @@ __attribute__((noinline)) void coarse_scores(const CoarseSizes& z, const float* 
   }
 }
 
-// Scores one group of 16 atoms for N patches in fp32; lanes are atoms.
+// Scores N pairs of a group of 16 atoms and a patch (group << 8 | patch) in fp32; lanes are atoms.
 template <int N>
-FASTSR_INLINE void score_exactly(const CoarseSizes& z, const float* exact, const float* block, const int32_t* patch,
-                                 const int32_t* group, float* best, int32_t* anchor) {
+FASTSR_INLINE void score_exactly(const CoarseSizes& z, const float* exact, const float* block, const int32_t* pairs,
+                                 float* best, int32_t* anchor) {
   __m512 sum[N];
   const float* w[N];
   const float* f[N];
   for (int i = 0; i < N; ++i) {
     sum[i] = _mm512_setzero_ps();
-    w[i] = exact + group[i] * z.n * 16;
-    f[i] = block + patch[i];
+    w[i] = exact + (pairs[i] >> 8) * z.n * 16;
+    f[i] = block + (pairs[i] & 255);
   }
   for (int64_t k = 0; k < z.n; ++k)
     for (int i = 0; i < N; ++i)
       sum[i] = _mm512_fmadd_ps(_mm512_set1_ps(f[i][k * kPatches]), _mm512_loadu_ps(w[i] + k * 16), sum[i]);
   for (int i = 0; i < N; ++i) {
+    const int32_t patch = pairs[i] & 255;
     const __m512 score = _mm512_abs_ps(sum[i]);
     const float top = _mm512_reduce_max_ps(score);
-    if (top > best[patch[i]]) {  // groups come in rising order: the first of equals stays
-      best[patch[i]] = top;
-      anchor[patch[i]] = group[i] * 16 + __builtin_ctz(_mm512_cmp_ps_mask(score, _mm512_set1_ps(top), _CMP_EQ_OQ));
+    if (top > best[patch]) {  // groups come in rising order: the first of equals stays
+      best[patch] = top;
+      const unsigned tops = _mm512_cmp_ps_mask(score, _mm512_set1_ps(top), _CMP_EQ_OQ);
+      anchor[patch] = (pairs[i] >> 8) * 16 + __builtin_ctz(tops);
     }
   }
 }
@@ -200,24 +203,22 @@ void search_anchors(const CoarseSizes& z, const float* packed, const float* bloc
   for (int v = 0; v < kVectors; ++v)
     least[v] = _mm512_cvt_roundps_epi32(_mm512_sub_ps(_mm512_cvtepi32_ps(top[v]), reach[v]),
                                         _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-  constexpr int kTogether4 = 4;
-  int32_t patch[kTogether4], group[kTogether4];
-  int waiting = 0;
+  // Without branches: where the near groups are is anyone's guess.
+  int32_t* pairs = groups + z.groups * kPatches;
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  int64_t count = 0;
   for (int64_t g = 0; g < z.groups; ++g) {
     for (int v = 0; v < kVectors; ++v) {
-      unsigned near =
+      const __mmask16 near =
           _mm512_mask_cmpge_epi32_mask(real[v], _mm512_loadu_si512(groups + g * kPatches + v * 16), least[v]);
-      for (; near; near &= near - 1) {
-        patch[waiting] = v * 16 + __builtin_ctz(near);
-        group[waiting] = static_cast<int32_t>(g);
-        if (++waiting == kTogether4) {
-          score_exactly<kTogether4>(z, packed + z.exact, block, patch, group, best, anchor);
-          waiting = 0;
-        }
-      }
+      const __m512i pair = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(g << 8 | v * 16)));
+      _mm512_storeu_si512(pairs + count, _mm512_maskz_compress_epi32(near, pair));
+      count += __builtin_popcount(near);
     }
   }
-  for (int i = 0; i < waiting; ++i) score_exactly<1>(z, packed + z.exact, block, patch + i, group + i, best, anchor);
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) score_exactly<4>(z, packed + z.exact, block, pairs + i, best, anchor);
+  for (; i < count; ++i) score_exactly<1>(z, packed + z.exact, block, pairs + i, best, anchor);
 }
 
 }  // namespace
