@@ -57,15 +57,15 @@ def authors_way(x: np.ndarray, truth: dict[str, np.ndarray], scale: int, row: in
 def test_aplus_patches_are_turned_row_by_row(tmp_path: Path, scale: int) -> None:
     path, truth = write_aplus(tmp_path, scale)
     found = convert.read(path)
-    n = 8 * scale
-    rng = np.random.default_rng(1)
-    x = rng.random((1, 1, n, n))
     import torch
 
-    from fastsr.ops import anchored_regression
+    from fastsr.ops import anchored_regression, resize_bicubic
 
+    lr = torch.from_numpy(np.random.default_rng(1).random((1, 1, 8, 8)))
+    bicubic = resize_bicubic.reference(lr, scale=scale)
+    x = bicubic.numpy()
     weights = {k: torch.from_numpy(v).double() for k, v in found.weights.items()}
-    out = anchored_regression.reference(torch.from_numpy(x), **weights, stride=scale).numpy()[0, 0]
+    out = anchored_regression.reference(lr, bicubic, **weights, scale=scale).numpy()[0, 0]
     expected = x[0, 0, 3 * scale : 4 * scale, 3 * scale : 4 * scale].copy()
     for row in range(scale, 4 * scale, scale):
         for column in range(scale, 4 * scale, scale):

@@ -1,86 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/session.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <limits>
 #include <random>
 
 #include "core/isa.h"
 #include "core/memory.h"
 #include "core/pool.h"
+#include "core/session_parts.h"
 #include "core/status.h"
 
 namespace fastsr {
 
 namespace {
 
-constexpr int64_t kNarrow = 4;     // values of at most this many channels are kept as whole planes
-constexpr int64_t kSlack = 64;     // floats that kernels may read past a row (core/kernel.h)
-constexpr double kTaskWork = 2e5;  // multiply-adds that beginning a task is worth: about 10 us, measured
-constexpr int64_t kMaxPixels = int64_t{1} << 31;
-const Rect kNothing{INT64_MAX, INT64_MAX, INT64_MIN, INT64_MIN};
-
-int64_t row_stride(int64_t w) { return (w + 15) / 16 * 16; }
-
-size_t buffer_bytes(int64_t channels, int64_t h, int64_t w) {
-  return aligned(sizeof(float) * static_cast<size_t>(channels * h * row_stride(w) + kSlack));
-}
-
-int64_t cache_bytes(int level) {
-  static const int64_t bytes[] = {
-      std::max<int64_t>(sysconf(_SC_LEVEL1_DCACHE_SIZE), 32 << 10),  // 0 or -1 where the system does not say
-      std::max<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE), 256 << 10),
-  };
-  return bytes[level - 1];
-}
+constexpr int64_t kNarrow = 4;  // values of at most this many channels are kept as whole planes
 
 void poison(void* p, size_t bytes) {
   float* f = static_cast<float*>(p);
   std::fill(f, f + bytes / sizeof(float), std::numeric_limits<float>::quiet_NaN());
 }
 
-size_t index(int i) { return static_cast<size_t>(i); }
-
 }  // namespace
-
-struct Session::Packed {
-  const Kernel* kernel;
-  Block weights;
-  size_t bytes;
-  int64_t slice = 0;  // channels of its output that exist at a time, passed on to the next step; 0: all
-};
-
-struct Session::Segment {
-  int first, last;         // steps [first, last)
-  std::vector<int> reads;  // values made before it
-  int out;                 // the value it makes
-  int64_t granule;
-};
-
-struct Session::Layout {
-  int64_t h = 0, w = 0, tile = 0;
-  std::vector<size_t> plane_offset;  // per value; only narrow values between segments have one
-  size_t planes_bytes = 0;
-  size_t scratch_bytes = 0;                       // per worker
-  std::vector<std::pair<int64_t, int64_t>> task;  // per segment: height, width of a task's tile of its output
-  std::vector<std::vector<size_t>> offsets;       // per segment: scratch offset of each value it touches, then kernels'
-};
-
-struct Session::Context {
-  Layout layout;  // of its last run: a stream of equal frames plans once
-  Block planes, scratch;
-  size_t planes_bytes = 0, scratch_bytes = 0;
-};
-
-struct Session::Frame {
-  const Layout* layout;
-  Context* context;
-  std::vector<View> views;  // per value: input, output, or plane
-};
 
 Session::Session(const Plan& plan, const Weights& weights, const Options& options)
     : graph_(check_plan(plan, weights)), isa_(choose_isa(options.isa)), options_(options) {
@@ -144,184 +86,6 @@ int64_t Session::slice_of(int i, const std::vector<int>& last_use) const {
   if (!maker.slice || !reader.accumulates || !reader.accumulates(next.spec)) return 0;
   const int64_t slice = maker.slice(node.spec);
   return slice < node.spec.channels_out ? slice : 0;
-}
-
-// The rectangles of all values of a segment that its output rectangle reads.
-static std::vector<Rect> needs_of(const Graph& graph, int first, int last, const Rect& out) {
-  std::vector<Rect> need(graph.values.size(), kNothing);
-  need[index(graph.nodes[index(last - 1)].out)] = out;
-  for (int i = last - 1; i >= first; --i) {
-    const Node& node = graph.nodes[index(i)];
-    Rect& made = need[index(node.out)];
-    // A value is made on whole granules, so that a cell is never split between two tiles.
-    const int64_t g = node.rule->granule(node.spec);
-    made = {floor_div(made.y0, g) * g, floor_div(made.x0, g) * g, ceil_div(made.y1, g) * g, ceil_div(made.x1, g) * g};
-    for (size_t k = 0; k < node.inputs.size(); ++k)
-      need[index(node.inputs[k])] =
-          unite(need[index(node.inputs[k])], node.rule->needs(node.spec, static_cast<int>(k), made));
-  }
-  return need;
-}
-
-// Places the segment's values, and with `kernels` the kernels' scratch, in one worker's scratch, reusing the room of
-// values no longer read.
-size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, bool kernels,
-                             std::vector<size_t>* offsets) const {
-  // A tile of this size may begin anywhere, so its rectangles are taken at a place that is a multiple of everything.
-  const int64_t far = 720720 * segment.granule;
-  const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, {far, far, far + th, far + tw});
-  const size_t values = graph_.values.size();
-  std::vector<int> last_use(values, -1);
-  // Two steps joined by slices take turns: what either of them holds lives as long as both.
-  const auto begin_of = [&](int i) { return i > segment.first && packed_[index(i) - 1].slice ? i - 1 : i; };
-  const auto end_of = [&](int i) { return packed_[index(i)].slice ? i + 1 : i; };
-  for (int i = segment.first; i < segment.last; ++i)
-    for (int v : graph_.nodes[index(i)].inputs) last_use[index(v)] = std::max(last_use[index(v)], end_of(i));
-  struct Item {
-    size_t begin, end;
-    int born, dies;
-  };
-  std::vector<Item> placed;
-  size_t top = 0;
-  const auto place = [&](size_t bytes, int born, int dies) {
-    size_t begin = 0;
-    for (bool moved = true; moved;) {
-      moved = false;
-      for (const Item& other : placed)
-        if (born <= other.dies && other.born <= dies && begin < other.end && other.begin < begin + bytes) {
-          begin = other.end;
-          moved = true;
-        }
-    }
-    placed.push_back({begin, begin + bytes, born, dies});
-    top = std::max(top, begin + bytes);
-    return begin;
-  };
-  if (offsets) offsets->assign(values + graph_.nodes.size(), 0);
-  const auto room = [&](int v, int64_t channels, int born) {
-    // Two more rows and columns: where a tile begins between two LR pixels it touches one more of them.
-    const Rect& r = need[index(v)];
-    const size_t at = place(buffer_bytes(channels, height(r) + 2, width(r) + 2), born, last_use[index(v)]);
-    if (offsets) (*offsets)[index(v)] = at;
-  };
-  for (int v : segment.reads) room(v, graph_.values[index(v)].channels, segment.first);
-  for (int i = segment.first; i < segment.last; ++i) {
-    const Node& node = graph_.nodes[index(i)];
-    const int64_t slice = packed_[index(i)].slice;
-    if (node.out != segment.out) room(node.out, slice ? slice : node.spec.channels_out, begin_of(i));
-    if (!kernels) continue;
-    const size_t at = place(aligned(packed_[index(i)].kernel->scratch_bytes(node.spec, need[index(node.out)])),
-                            begin_of(i), end_of(i));
-    if (offsets) (*offsets)[values + index(i)] = at;
-  }
-  return top;
-}
-
-// Chooses the task tile of a segment: the least work per pixel (halo recomputed included) among the sizes whose
-// values stay in L2, and small enough that every thread gets several tasks.
-void Session::plan_tasks(const Segment& segment, Layout& layout) const {
-  const Extent e = graph_.extent(segment.out, layout.h, layout.w);
-  const int64_t scale = graph_.values[index(segment.out)].scale;
-  const int64_t area_h = layout.tile ? std::min(e.height, layout.tile * scale) : e.height;
-  const int64_t area_w = layout.tile ? std::min(e.width, layout.tile * scale) : e.width;
-  const int64_t g = segment.granule;
-  const auto up = [g](int64_t n) { return (n + g - 1) / g * g; };
-  // Few candidates suffice: the cost is flat around its minimum. Those of 16 k - 2 granules leave no lane idle in a
-  // kernel that works on whole granules and two more (anchored_regression), or before a 3 x 3 convolution.
-  std::vector<int64_t> sides;
-  for (int64_t side : {16, 32, 48, 64, 80, 96, 128, 144, 192, 256, 384, 512}) sides.push_back(up(side));
-  for (int64_t cells : {14, 30, 46, 62, 94, 126}) sides.push_back(cells * g);
-  std::sort(sides.begin(), sides.end());
-  const int64_t wanted = threads_ == 1 ? 1 : 8 * threads_;
-  double best = std::numeric_limits<double>::infinity();
-  std::pair<int64_t, int64_t> task{up(16), up(16)};
-  for (int64_t th : sides) {
-    for (int64_t tw : sides) {
-      if ((th > up(area_h) && th > sides[0]) || (tw > up(area_w) && tw > sides[0])) continue;
-      const int64_t bytes = static_cast<int64_t>(plan_scratch(segment, th, tw, false, nullptr));
-      const int64_t budget = cache_bytes(2) * 5 / 8;
-      const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, {0, 0, th, tw});
-      double work = kTaskWork, slices = 0;  // slices: their share of L1
-      for (int i = segment.first; i < segment.last; ++i) {
-        const Node& node = graph_.nodes[index(i)];
-        work += static_cast<double>(packed_[index(i)].kernel->work(node.spec, need[index(node.out)])) +
-                16.0 * static_cast<double>(height(need[index(node.out)]) * width(need[index(node.out)]));
-        const Rect& r = need[index(node.out)];
-        const int64_t streamed = packed_[index(i)].slice * height(r) * row_stride(width(r)) * 4;
-        slices = std::max(slices, static_cast<double>(streamed) / static_cast<double>(cache_bytes(1)));
-      }
-      const int64_t count = ceil_div(area_h, th) * ceil_div(area_w, tw);
-      // Whole tiles over the area: what the last row and column of tiles waste is not counted, they are smaller.
-      double cost = work / static_cast<double>(th * tw);
-      if (bytes > budget) cost *= 1.0 + 2.0 * (static_cast<double>(bytes) / static_cast<double>(budget) - 1.0);
-      if (slices > 0.8) cost *= 1.0 + 0.3 * (slices - 0.8);
-      if (count < wanted) cost *= 1.0 + 0.05 * static_cast<double>(wanted - count);
-      if (cost < best) {
-        best = cost;
-        task = {th, tw};
-      }
-    }
-  }
-  layout.task.push_back(task);
-  layout.offsets.emplace_back();
-  layout.scratch_bytes =
-      std::max(layout.scratch_bytes, plan_scratch(segment, task.first, task.second, true, &layout.offsets.back()));
-}
-
-Session::Layout Session::layout(int64_t h, int64_t w, int64_t tile) const {
-  Layout layout;
-  layout.h = h;
-  layout.w = w;
-  layout.tile = tile && (tile < h || tile < w) ? tile : 0;
-  for (const Segment& segment : segments_) plan_tasks(segment, layout);
-  layout.plane_offset.assign(graph_.values.size(), 0);
-  // The planes between segments, at the size of the largest outer tile's needs.
-  const int64_t s = graph_.scale;
-  const int64_t th = (layout.tile ? std::min(tile, h) : h) * s, tw = (layout.tile ? std::min(tile, w) : w) * s;
-  const int64_t far = 720720 * s;
-  const std::vector<Rect> need =
-      needs_of(graph_, 0, static_cast<int>(graph_.nodes.size()), {far, far, far + th, far + tw});
-  for (const Segment& segment : segments_) {
-    if (segment.out == graph_.out()) continue;
-    const Extent e = graph_.extent(segment.out, h, w);
-    const Rect& r = need[index(segment.out)];
-    layout.plane_offset[index(segment.out)] = layout.planes_bytes;
-    layout.planes_bytes += buffer_bytes(e.channels, std::min(height(r) + 2, e.height), std::min(width(r) + 2, e.width));
-  }
-  return layout;
-}
-
-int64_t Session::memory(int64_t h, int64_t w) const {
-  const Layout l = choose(h, w);
-  int64_t bytes = static_cast<int64_t>(l.planes_bytes) + threads_ * static_cast<int64_t>(aligned(l.scratch_bytes));
-  for (const Packed& packed : packed_) bytes += static_cast<int64_t>(packed.bytes);
-  return bytes;
-}
-
-int64_t Session::tile(int64_t h, int64_t w) const {
-  const Layout l = choose(h, w);
-  return l.tile ? l.tile : std::max(h, w);
-}
-
-Session::Layout Session::choose(int64_t h, int64_t w) const {
-  if (h < 1 || w < 1) fail(Status::kBadInput, "an image of ", w, "x", h, " pixels is empty");
-  if (h > kMaxPixels / w / (graph_.scale * graph_.scale))
-    fail(Status::kLimit, "an output of ", w * graph_.scale, "x", h * graph_.scale,
-         " pixels is above the limit of 2^31");
-  Layout l = layout(h, w, options_.tile);
-  if (!options_.memory_limit) return l;
-  size_t fixed = 0;
-  for (const Packed& packed : packed_) fixed += packed.bytes;
-  int64_t tile = l.tile ? l.tile : std::max(h, w);
-  for (;;) {
-    const size_t bytes = fixed + l.planes_bytes + static_cast<size_t>(threads_) * aligned(l.scratch_bytes);
-    if (bytes <= static_cast<size_t>(options_.memory_limit)) return l;
-    if (tile <= 8)
-      fail(Status::kLimit, "memory_limit=", options_.memory_limit, " bytes is too low: the smallest tile needs ", bytes,
-           " bytes with ", threads_, " threads; raise it or use fewer threads");
-    tile = std::max<int64_t>(8, tile * 3 / 4);
-    l = layout(h, w, tile);
-  }
 }
 
 std::unique_ptr<Session::Context> Session::acquire(int64_t h, int64_t w) {
@@ -419,8 +183,13 @@ void Session::run_task(const Frame& frame, const Segment& segment, const Rect& o
     return Border::kZero;
   };
   for (int v : segment.reads) {
-    views[index(v)] = local(v);
     const Extent e = graph_.extent(v, l.h, l.w);
+    // A plane is read where it lies unless its border is; the caller's image has no room to read past a row's end.
+    if (v != 0 && contains({0, 0, e.height, e.width}, need[index(v)])) {
+      views[index(v)] = frame.views[index(v)];
+      continue;
+    }
+    views[index(v)] = local(v);
     copy_with_border(frame.views[index(v)], views[index(v)], e.height, e.width, border_of(v));
   }
   View in[2][2];  // of a step, and of the step it passes slices to
@@ -474,40 +243,6 @@ void Session::run_task(const Frame& frame, const Segment& segment, const Rect& o
     ++i;
     border(graph_.nodes[index(i)].out, graph_.nodes[index(i)].spec.channels_out);
   }
-}
-
-std::vector<StepReport> Session::explain(int64_t h, int64_t w) const {
-  std::vector<StepReport> reports;
-  const Layout l = choose(h, w);
-  size_t segment = 0;
-  for (size_t i = 0; i < graph_.nodes.size(); ++i) {
-    const Node& node = graph_.nodes[i];
-    const Extent e = graph_.extent(node.out, h, w);
-    const Rect area{0, 0, e.height, e.width};
-    const int64_t far = 720720;
-    const Rect need = node.rule->needs(node.spec, 0, {far, far, far + 1, far + 1});
-    const int64_t up = node.rule->upscale(node.spec);
-    StepReport report{node.rule->op,
-                      graph_.values[index(node.out)].name,
-                      std::string("cpu/") + packed_[i].kernel->isa,
-                      e,
-                      0,
-                      node.rule->flops(node.spec, area),
-                      0,
-                      0,
-                      0};
-    while (static_cast<int>(i) >= segments_[segment].last) ++segment;
-    report.task_height = l.task[segment].first;
-    report.task_width = l.task[segment].second;
-    report.radius = std::max(far / up - need.y0, need.y1 - far / up - 1);
-    report.bytes = 4 * e.channels * e.height * e.width;
-    for (int v : node.inputs) {
-      const Extent r = graph_.extent(v, h, w);
-      report.bytes += 4 * r.channels * r.height * r.width;
-    }
-    reports.push_back(report);
-  }
-  return reports;
 }
 
 }  // namespace fastsr

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// anchored_regression   out = x + mean over 9 patches of P[argmax_a |d_a . f|] f,  f = filters * x      paper 000, Eq.
-// 5 shapes    x, out [1, H, W]  filters [n1, f, f]  atoms [A, n1]  projections [A, m m, n1]   f32, m = 3s, f = 3s or 5s
-// work      one task = one tile of s x s cells and the patches on it, two more cells each way. Per block of patches, in
-//           L1: features, scores of all atoms in registers, the winner. Then per tile, in L2: patches bucketed by atom,
-//           so that a matrix is read once a tile; details; each cell sums its 9 details. Neither the [patches, A]
-//           scores nor a matrix per patch ever exist.
+// anchored_regression   out = base + mean over 9 patches of P[argmax_a |d_a . f|] f,  f = filters * x   paper 000, Eq.
+// 5 shapes    x [1, h, w]  base, out [1, sh, sw]  filters [n1, f, f]  atoms [A, n1]  projections [A, m m, n1]   m = 3s,
+// f32 work      one task = one tile of s x s cells and the patches on it, one more cell each way. Per block of patches,
+// in
+//           L1: features, scores of all atoms in registers, the winner. Then per tile: patches bucketed by atom, so
+//           that a matrix is read once a tile; details; each cell sums its 9 details. Neither the [patches, A] scores
+//           nor a matrix per patch ever exist.
 // cost      2 n1 (f^2 + A + m^2) flops a patch, four fifths of it scores; reads and writes HW; docs/performance.md has
 //           the measured share of the FMA peak
 #include "core/kernel.h"
@@ -116,15 +117,14 @@ void pack(const Spec& spec, void* packed) {
 
 // Where a task keeps its parts, in floats from the start of its scratch.
 struct Room {
-  int64_t rows, columns, vectors, line;  // of patches; vectors per row of patches; floats per phase of a pixel row
-  int64_t pixels, block, top, coarse = 0, features, details, anchors, order, counts, total;
+  int64_t rows, columns, vectors;  // of patches; vectors per row of patches
+  int64_t block, top, coarse = 0, features, details, anchors, order, counts, total;
 
   Room(const Spec& spec, const Rect& out) {
     const Sizes z(spec);
     rows = round_up(height(out), z.s) / z.s + 2;
     columns = round_up(width(out), z.s) / z.s + 2;
     vectors = round_up(columns, kLanes) / kLanes;
-    line = vectors * kLanes + kLanes;
     const int64_t patches = rows * columns;
     total = 0;
     const auto take = [&](int64_t floats) {
@@ -132,7 +132,6 @@ struct Room {
       total += round_up(floats, 16);
       return at;
     };
-    pixels = take(((rows - 1) * z.s + z.f) * z.s * line);
     block = take(z.groups_n * kGroup * kBlock);
     top = take(2 * kBlock);
 #if defined(FASTSR_ISA_AVX512BF16)
@@ -150,22 +149,9 @@ size_t scratch_bytes(const Spec& spec, const Rect& out) {
   return static_cast<size_t>(Room(spec, out).total) * sizeof(float);
 }
 
-// Splits each pixel row into its s phases: the pixels that patches of a row see through one tap become contiguous.
-void split_phases(const View& x, const Sizes& z, const Room& room, float* pixels) {
-  const int64_t h = height(x.rect), w = width(x.rect);
-  for (int64_t y = 0; y < h; ++y) {
-    const float* from = at(x, 0, x.rect.y0 + y, x.rect.x0);
-    float* to = pixels + y * z.s * room.line;
-    for (int64_t p = 0; p < z.s; ++p) {
-      float* phase = to + p * room.line;
-      for (int64_t j = 0; j * z.s + p < w; ++j) phase[j] = from[j * z.s + p];
-    }
-  }
-}
-
 // Features of V vectors of patches; pixel[v] is where vector v's windows begin. Writes [n][kBlock].
 template <int V>
-FASTSR_INLINE void compute_features(const Sizes& z, const Room& room, const float* filters, const float* const* pixel,
+FASTSR_INLINE void compute_features(const Sizes& z, int64_t row_stride, const float* filters, const float* const* pixel,
                                     float* block) {
   for (int64_t g = 0; g < z.groups_n; ++g) {
     vf sum[kGroup][V];
@@ -173,15 +159,12 @@ FASTSR_INLINE void compute_features(const Sizes& z, const Room& room, const floa
       for (int v = 0; v < V; ++v) sum[i][v] = set1(0.0f);
     const float* w = filters + g * z.taps * kGroup;
     for (int64_t dy = 0; dy < z.f; ++dy) {
-      for (int64_t shift = 0; shift * z.s < z.f; ++shift) {  // dx = shift * s + phase
-        for (int64_t phase = 0; phase < z.s; ++phase, w += kGroup) {
-          const int64_t offset = (dy * z.s + phase) * room.line + shift;
-          vf p[V];
-          for (int v = 0; v < V; ++v) p[v] = load(pixel[v] + offset);
-          for (int i = 0; i < kGroup; ++i) {
-            const vf weight = set1(w[i]);
-            for (int v = 0; v < V; ++v) sum[i][v] = fmadd(p[v], weight, sum[i][v]);
-          }
+      for (int64_t dx = 0; dx < z.f; ++dx, w += kGroup) {
+        vf p[V];
+        for (int v = 0; v < V; ++v) p[v] = load(pixel[v] + dy * row_stride + dx);
+        for (int i = 0; i < kGroup; ++i) {
+          const vf weight = set1(w[i]);
+          for (int v = 0; v < V; ++v) sum[i][v] = fmadd(p[v], weight, sum[i][v]);
         }
       }
     }
@@ -302,7 +285,7 @@ FASTSR_INLINE void search(const Sizes& z, const Room& room, const float* packed,
 #endif
 
 // Features and anchors of all patches of the tile.
-void anchor_patches(const Sizes& z, const Room& room, const float* packed, float* scratch) {
+void anchor_patches(const View& x, const Sizes& z, const Room& room, const float* packed, float* scratch) {
   const int64_t count = room.rows * room.vectors;
   float* block = scratch + room.block;
   float* features = scratch + room.features;
@@ -314,15 +297,15 @@ void anchor_patches(const Sizes& z, const Room& room, const float* packed, float
     for (int64_t v = 0; v < kWide; ++v) {
       const int64_t vector = first_vector + min(v, used - 1);
       const int64_t row = vector / room.vectors, j = vector % room.vectors * kLanes;
-      pixel[v] = scratch + room.pixels + row * z.s * z.s * room.line + j;
+      pixel[v] = at(x, 0, x.rect.y0 + row, x.rect.x0 + j);
       patch[v] = row * room.columns + j;
       real[v] = v < used ? min(kLanes, room.columns - j) : 0;
     }
     if (used == 1) {
-      compute_features<1>(z, room, packed + z.filters, pixel, block);
+      compute_features<1>(z, x.row_stride, packed + z.filters, pixel, block);
       flatten<1>(z, block);
     } else {
-      compute_features<kWide>(z, room, packed + z.filters, pixel, block);
+      compute_features<kWide>(z, x.row_stride, packed + z.filters, pixel, block);
       flatten<kWide>(z, block);
     }
     int32_t anchor[kBlock];
@@ -405,9 +388,9 @@ void project_patches(const Spec& spec, const Sizes& z, const Room& room, const f
   }
 }
 
-// Each cell adds the means of its 9 details to x, always in the same order of patches.
+// Each cell adds the means of its 9 details to the base, always in the same order of patches.
 void combine(const Args& args, const Sizes& z, const Room& room, const float* details) {
-  const View& x = args.in[0];
+  const View& base = args.in[1];
   const View& out = args.out;
   const vf ninth = set1(1.0f / 9.0f);
   for (int64_t i = 0; i < room.rows - 2; ++i) {
@@ -423,7 +406,7 @@ void combine(const Args& args, const Sizes& z, const Room& room, const float* de
       }
       const int64_t y0 = out.rect.y0 + i * z.s, x0 = out.rect.x0 + j * z.s;
       for (int64_t y = 0; y < min(z.s, out.rect.y1 - y0); ++y) {
-        const float* from = at(x, 0, y0 + y, x0);
+        const float* from = at(base, 0, y0 + y, x0);
         float* to = at(out, 0, y0 + y, x0);
         for (int64_t k = 0; k < min(z.s, out.rect.x1 - x0); ++k) to[k] = from[k] + mean[y * z.s + k];
       }
@@ -452,8 +435,7 @@ void run(const Args& args) {
   const Room room(*args.spec, args.out.rect);
   const float* packed = static_cast<const float*>(args.packed);
   float* scratch = static_cast<float*>(args.scratch);
-  split_phases(args.in[0], z, room, scratch + room.pixels);
-  anchor_patches(z, room, packed, scratch);
+  anchor_patches(args.in[0], z, room, packed, scratch);
   project_patches(*args.spec, z, room, packed, scratch);
   combine(args, z, room, scratch + room.details);
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// anchored_regression   out = x + mean over the 9 patches on a pixel of P[argmax_a |d_a . f|] f    paper 000, Eq. 5
+// anchored_regression   out = base + mean over the 9 patches on a pixel of P[argmax_a |d_a . f|] f,  f = filters * x
+// paper 000, Eq. 5; x is the LR image, base its bicubic upscaling; every LR pixel has a patch (fastsr/ops says why)
 #include "core/plan.h"
 #include "core/status.h"
 
@@ -7,13 +8,13 @@ namespace fastsr {
 namespace {
 
 Spec parse(const Step& step, const Weights& weights, const std::vector<int64_t>& channels) {
-  only(step, {"stride"}, {"filters", "atoms", "projections"});
-  if (channels.size() != 1 || channels[0] != 1)
-    fail(Status::kBadModel, "anchored_regression: takes one input of one channel");
+  only(step, {"scale"}, {"filters", "atoms", "projections"});
+  if (channels.size() != 2 || channels[0] != 1 || channels[1] != 1)
+    fail(Status::kBadModel, "anchored_regression: takes x and its bicubic upscaling, of one channel each");
   Spec spec{};
-  spec.inputs = 1;
+  spec.inputs = 2;
   spec.channels_in = spec.channels_out = 1;
-  const int64_t s = spec.scale = int_param(step, "stride", 1, 8);
+  const int64_t s = spec.scale = int_param(step, "scale", 1, 8);
   const TensorRef filters = weight(step, weights, "filters", 3);
   const TensorRef atoms = weight(step, weights, "atoms", 2);
   const TensorRef projections = weight(step, weights, "projections", 3);
@@ -21,9 +22,9 @@ Spec parse(const Step& step, const Weights& weights, const std::vector<int64_t>&
   spec.kernel = filters.shape[1];
   spec.patch = 3 * s;
   spec.atoms = atoms.shape[0];
-  if (filters.shape[2] != spec.kernel || (spec.kernel != 3 * s && spec.kernel != 5 * s) || spec.features > 256)
+  if (filters.shape[2] != spec.kernel || spec.kernel % 2 == 0 || spec.kernel > 31 || spec.features > 256)
     fail(Status::kBadModel, "anchored_regression: filters have shape [", filters.shape[0], ", ", filters.shape[1], ", ",
-         filters.shape[2], "], expected [n <= 256, f, f] with f = ", 3 * s, " or ", 5 * s);
+         filters.shape[2], "], expected [n <= 256, f, f] with odd f <= 31");
   if (atoms.shape[1] != spec.features || spec.atoms > 65536)
     fail(Status::kBadModel, "anchored_regression: atoms have shape [", atoms.shape[0], ", ", atoms.shape[1],
          "], expected [A <= 65536, ", spec.features, "]");
@@ -39,13 +40,14 @@ Spec parse(const Step& step, const Weights& weights, const std::vector<int64_t>&
   return spec;
 }
 
-int64_t upscale(const Spec&) { return 1; }
+int64_t upscale(const Spec& spec) { return spec.scale; }
 
-// The patches on a pixel begin up to 2s before its s x s cell; their features reach (f - m) / 2 further each way.
-Rect needs(const Spec& spec, int, const Rect& out) {
-  const int64_t s = spec.scale, reach = 2 * s + (spec.kernel - spec.patch) / 2;
-  return {floor_div(out.y0, s) * s - reach, floor_div(out.x0, s) * s - reach, ceil_div(out.y1, s) * s + reach,
-          ceil_div(out.x1, s) * s + reach};
+// A cell sees the patches of its LR pixel and of the 8 around it, and their filters reach further.
+Rect needs(const Spec& spec, int index, const Rect& out) {
+  if (index == 1) return out;
+  const int64_t s = spec.scale, reach = 1 + spec.kernel / 2;
+  return {floor_div(out.y0, s) - reach, floor_div(out.x0, s) - reach, ceil_div(out.y1, s) + reach,
+          ceil_div(out.x1, s) + reach};
 }
 
 int64_t granule(const Spec& spec) { return spec.scale; }

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each op in the fastest torch we found: the peer to beat. docs/performance.md says what else was tried.
 
-anchored_regression   features by one stride-1 convolution of the space-to-depth image (1.2x over the strided one);
-                      scores in chunks that stay in L2, arg-max in two levels (the vectorised amax of 32 groups, then
+anchored_regression   features by one convolution of the LR image; scores in chunks that stay in L2, arg-max in two levels (the vectorised amax of 32 groups, then
                       the 32 atoms of the best group: 1.8x over argmax); patches sorted by anchor, one GEMM per atom
                       (10x over gathered bmm); overlap by 9 shifted adds (4x over fold, 10x compiled)
 conv2d                bands of rows that stay in cache; few input channels: columns and a GEMM; few output channels: a
@@ -39,17 +38,15 @@ def group_count(atoms: int) -> int:
 def anchored_stage(step: Step, weights: Mapping[str, Tensor], wrap: Wrap, compiled: bool) -> Stage:
     """Two-level arg-max, sorted grouped GEMMs, shifted adds."""
     filters, atoms, projections = (weights[step.weights[k]] for k in ("filters", "atoms", "projections"))
-    s = int(step.params["stride"])
+    s = int(step.params["scale"])
     n1, f = filters.shape[0], filters.shape[-1]
     m, count, groups = 3 * s, atoms.shape[0], group_count(atoms.shape[0])
-    # [n1, s * s, f / s, f / s]: the same filters on the space-to-depth image.
-    bank = filters.view(n1, f // s, s, f // s, s).permute(0, 2, 4, 1, 3).reshape(n1, s * s, f // s, f // s)
-    bank = bank.contiguous()
+    bank = filters[:, None].contiguous()
     matrices = projections.transpose(1, 2).contiguous().unbind()  # A of [n1, m * m]
     columns_of_atoms = atoms.T.contiguous()
 
     def features(x: Tensor) -> Tensor:  # [1, n1, rows, columns]
-        return F.conv2d(F.pixel_unshuffle(pad(x, 2 * s + (f - m) // 2, "symmetric"), s), bank)
+        return F.conv2d(pad(x, 1 + f // 2, "symmetric"), bank)
 
     def anchors_by_column(part: Tensor) -> Tensor:  # [n1, p] -> [p]; the faster form when compiled
         z = (atoms @ part).abs().view(groups, count // groups, -1)
@@ -63,7 +60,7 @@ def anchored_stage(step: Step, weights: Mapping[str, Tensor], wrap: Wrap, compil
         inside = z.gather(1, group[:, None, None].expand(-1, 1, count // groups))[:, 0].argmax(1)
         return group * (count // groups) + inside
 
-    def combine(x: Tensor, detail: Tensor, rows: int, columns: int) -> Tensor:
+    def combine(base: Tensor, detail: Tensor, rows: int, columns: int) -> Tensor:
         d = detail.view(rows, columns, 3, s, 3, s)
         h, w = rows - 2, columns - 2
         total = d[2 : 2 + h, 2 : 2 + w, 0, :, 0]
@@ -71,13 +68,13 @@ def anchored_stage(step: Step, weights: Mapping[str, Tensor], wrap: Wrap, compil
             for j in range(3):
                 if i or j:
                     total = total + d[2 - i : 2 - i + h, 2 - j : 2 - j + w, i, :, j]
-        return x + total.permute(0, 2, 1, 3).reshape(x.shape) / 9
+        return base + total.permute(0, 2, 1, 3).reshape(base.shape) / 9
 
     features, combine = wrap(features), wrap(combine)
     score = wrap(anchors_by_column if compiled else anchors_by_row)
 
     def stage(values: Values) -> None:
-        x = values[step.inputs[0]]
+        x, base = (values[name] for name in step.inputs)
         maps = features(x)
         rows, columns = maps.shape[-2:]
         by_column = maps[0].reshape(n1, rows * columns)
@@ -95,7 +92,7 @@ def anchored_stage(step: Step, weights: Mapping[str, Tensor], wrap: Wrap, compil
                 begin += size
         detail = torch.empty_like(grouped)
         detail[order] = grouped
-        values[step.out] = combine(x, detail, rows, columns)
+        values[step.out] = combine(base, detail, rows, columns)
 
     return stage
 

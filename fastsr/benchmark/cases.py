@@ -33,14 +33,14 @@ def resize_bicubic(scale: int) -> Case:
 
 
 def anchored_regression(scale: int) -> Case:
-    """The anchored layer of annet with the bicubic step that feeds it (the core tiles in LR pixels; a few per cent).
+    """The anchored layer of annet with the bicubic step that feeds it (a few per cent).
 
     The weights of the shipped model make a realistic spread of anchors.
     """
     roles = {role: role for role in ("filters", "atoms", "projections")}
     steps = (
         Step("resize_bicubic", (INPUT,), "bicubic", {}, {"scale": scale}),
-        Step("anchored_regression", ("bicubic",), OUTPUT, roles, {"stride": scale}),
+        Step("anchored_regression", (INPUT, "bicubic"), OUTPUT, roles, {"scale": scale}),
     )
     weights = _shipped(scale) or random_annet(scale)[1]
     used = {role: weights[role] for role in roles}
@@ -57,7 +57,7 @@ def conv2d(sizes: tuple[int, ...] = (5, 3), maps: int = 64, scale: int = 3) -> C
 def random_annet(scale: int, sizes: tuple[int, ...] = (5, 3), seed: int = 0) -> tuple[Plan, dict[str, np.ndarray]]:
     """annet with random weights, for when no trained file is there."""
     random = np.random.default_rng(seed)
-    n1, f = (28 if scale == 2 else 30), 5 * scale
+    n1, f = (28 if scale == 2 else 30), 9
     filters = random.standard_normal((n1, f, f))
     filters -= filters.mean((1, 2), keepdims=True)  # as gradients do, features ignore the brightness
     atoms = random.standard_normal((1024, n1))
@@ -69,7 +69,7 @@ def random_annet(scale: int, sizes: tuple[int, ...] = (5, 3), seed: int = 0) -> 
     steps, more = _integration(sizes, 64, "combined")
     head = (
         Step("resize_bicubic", (INPUT,), "bicubic", {}, {"scale": scale}),
-        Step("anchored_regression", ("bicubic",), "combined", {k: k for k in weights}, {"stride": scale}),
+        Step("anchored_regression", (INPUT, "bicubic"), "combined", {k: k for k in weights}, {"scale": scale}),
     )
     arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in weights.items()}
     return Plan("y", scale, (*head, *steps)), arrays | more

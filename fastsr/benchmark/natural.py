@@ -77,30 +77,29 @@ def plain_stage(steps: Sequence[Step], weights: Mapping[str, Tensor], wrap: Wrap
 def anchored_stage(step: Step, weights: Mapping[str, Tensor], wrap: Wrap) -> Stage:
     """Eq. 5 and the combination: unfold, matmul, argmax, gathered bmm, fold."""
     filters, atoms, projections = (weights[step.weights[k]] for k in ("filters", "atoms", "projections"))
-    s = int(step.params["stride"])
+    s = int(step.params["scale"])
     n1, f = filters.shape[0], filters.shape[-1]
-    m = 3 * s
     bank = filters.reshape(n1, f * f)
 
     def features(x: Tensor) -> Tensor:  # [P, n1]
-        patches = F.unfold(pad(x, 2 * s + (f - m) // 2, "symmetric"), f, stride=s)
+        patches = F.unfold(pad(x, 1 + f // 2, "symmetric"), f)
         return (bank @ patches[0]).T
 
     def details(part: Tensor) -> Tensor:  # [p, m * m]
         anchor = (part @ atoms.T).abs().argmax(1)
         return torch.bmm(projections[anchor], part[:, :, None])[:, :, 0]
 
-    def combine(x: Tensor, detail: Tensor) -> Tensor:
-        size = (x.shape[-2] + 4 * s, x.shape[-1] + 4 * s)
-        total = F.fold(detail.T[None], size, kernel_size=m, stride=s)
-        return x + total[..., 2 * s : -2 * s, 2 * s : -2 * s] / 9
+    def combine(base: Tensor, detail: Tensor) -> Tensor:
+        size = (base.shape[-2] + 4 * s, base.shape[-1] + 4 * s)
+        total = F.fold(detail.T[None], size, kernel_size=3 * s, stride=s)
+        return base + total[..., 2 * s : -2 * s, 2 * s : -2 * s] / 9
 
     features, details, combine = wrap(features), wrap(details), wrap(combine)
 
     def stage(values: Values) -> None:
-        x = values[step.inputs[0]]
+        x, base = (values[name] for name in step.inputs)
         detail = torch.cat([details(part) for part in torch.split(features(x), CHUNK)])
-        values[step.out] = combine(x, detail)
+        values[step.out] = combine(base, detail)
 
     return stage
 

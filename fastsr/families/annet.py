@@ -102,7 +102,7 @@ class ANNet(nn.Module):
     torch.Size([1, 1, 24, 24])
     """
 
-    filters: Tensor  # [n1, 5s, 5s]
+    filters: Tensor  # [n1, 5s, 5s], on the bicubic image; the plan's are composed with the upscaling
     atoms: Tensor  # [A, n1]
     projections: Tensor  # [A, 9 s s, n1]
 
@@ -121,18 +121,24 @@ class ANNet(nn.Module):
 
     def combine(
         self,
-        bicubic: Tensor,  # [N, 1, H, W]
-    ) -> Tensor:  # [N, 1, H, W]
-        """The anchored layer and the combination (sections 4.2-4.3) on the bicubic image."""
+        lr: Tensor,  # [N, 1, h, w]
+    ) -> Tensor:  # [N, 1, h * scale, w * scale]
+        """The anchored layer and the combination (sections 4.2-4.3)."""
+        filters = torch.from_numpy(anchored_regression.compose(self.filters.numpy(), self.scale))
         return anchored_regression.reference(
-            bicubic, filters=self.filters, atoms=self.atoms, projections=self.projections, stride=self.scale
+            lr,
+            resize_bicubic.reference(lr, scale=self.scale),
+            filters=filters.to(lr.dtype),
+            atoms=self.atoms,
+            projections=self.projections,
+            scale=self.scale,
         )
 
     def forward(
         self,
         lr: Tensor,  # [N, 1, h, w] in [0, 1]
     ) -> Tensor:  # [N, 1, h * scale, w * scale]
-        y = self.combine(resize_bicubic.reference(lr, scale=self.scale))
+        y = self.combine(lr)
         return y if self.integration is None else self.integration(y)
 
     def lower(self) -> tuple[Plan, dict[str, np.ndarray]]:
@@ -142,7 +148,7 @@ class ANNet(nn.Module):
         combined = "combined" if convs else "out"
         steps = [
             Step("resize_bicubic", ("lr",), "bicubic", {}, {"scale": self.scale}),
-            Step("anchored_regression", ("bicubic",), combined, roles, {"stride": self.scale}),
+            Step("anchored_regression", ("lr", "bicubic"), combined, roles, {"scale": self.scale}),
         ]
         x = combined
         for i in range(len(convs)):
@@ -159,4 +165,6 @@ class ANNet(nn.Module):
             x = f"maps{i}"
         state = self.state_dict()
         plan = Plan("y", self.scale, tuple(steps))
-        return plan, {name: state[name].float().numpy() for name in plan.tensor_names}
+        weights = {name: state[name].float().numpy() for name in plan.tensor_names}
+        weights["filters"] = anchored_regression.compose(self.filters.numpy(), self.scale)
+        return plan, weights

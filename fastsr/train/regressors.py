@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsr.ops import anchored_regression
 from fastsr.ops.conv2d import pad
 from fastsr.train import data
 from fastsr.train.ksvd import ksvd
@@ -86,7 +85,7 @@ def samples(
 ) -> tuple[Tensor, Tensor]:  # features [S, n1], HR residuals [S, 9 s s]
     """Feature and missing detail of every patch of one image."""
     x = torch.from_numpy(bicubic)[None, None]
-    low = anchored_regression.features(x, filters, scale)[0].flatten(1).T
+    low = torch.nn.functional.conv2d(pad(x, 3 * scale, "symmetric"), filters[:, None], stride=scale)[0].flatten(1).T
     detail = pad(torch.from_numpy(hr)[None, None] - x, 2 * scale, "symmetric")
     return low, torch.nn.functional.unfold(detail, 3 * scale, stride=scale)[0].T
 

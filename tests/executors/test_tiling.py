@@ -19,10 +19,10 @@ ROLES = {"filters": "filters", "atoms": "atoms", "projections": "projections"}
 
 
 def annet_like(scale: int) -> tuple[dict[str, object], dict[str, np.ndarray]]:
-    weights = anchored_weights(scale, 5 * scale, 12, 40, 3) | conv_weights([(16, 1, 5), (1, 16, 3)], 3)
+    weights = anchored_weights(scale, 9, 12, 40, 3) | conv_weights([(16, 1, 5), (1, 16, 3)], 3)
     steps = (
         step("resize_bicubic", ("lr",), "b", scale=scale),
-        step("anchored_regression", ("b",), "c", ROLES, stride=scale),
+        step("anchored_regression", ("lr", "b"), "c", ROLES, scale=scale),
         step("conv2d", ("c",), "m", {"w": "w0", "b": "b0"}, border="symmetric", activation="relu"),
         step("conv2d", ("m", "c"), "out", {"w": "w1", "b": "b1"}, border="symmetric"),
     )

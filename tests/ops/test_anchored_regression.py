@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from fastsr import _core, executors, modelfile
 from fastsr.catalog import WEIGHTS
+from fastsr.ops import resize_bicubic
+from fastsr.ops.anchored_regression import compose, features
+from fastsr.ops.conv2d import pad
 from fastsr.plan import Plan
 from fastsr.testing import anchored_weights, assert_matches, rng, run_everywhere, step
 
@@ -32,12 +35,25 @@ def test_kernel_matches_the_reference(
     h: int, w: int, scale: int, wide: bool, features: int, atoms: int, seed: int
 ) -> None:
     x = rng(seed).random((1, h, w), dtype=np.float32)
-    weights = anchored_weights(scale, (5 if wide else 3) * scale, features, atoms, seed)
+    weights = anchored_weights(scale, 9 if wide else 5, features, atoms, seed)
     steps = [
         step("resize_bicubic", ("lr",), "b", scale=scale),
-        step("anchored_regression", ("b",), "out", ROLES, stride=scale),
+        step("anchored_regression", ("lr", "b"), "out", ROLES, scale=scale),
     ]
     run_everywhere(x, scale, steps, weights)
+
+
+@given(h=st.integers(1, 12), w=st.integers(1, 12), scale=st.integers(2, 4), cells=st.sampled_from([3, 5]))
+def test_composed_filters_see_what_filters_see_on_the_bicubic_image(h: int, w: int, scale: int, cells: int) -> None:
+    """Borders included: filters of the paper's patches at stride s on the upscaled image, symmetrically continued."""
+    filters = rng(h).standard_normal((3, cells * scale, cells * scale))
+    lr = torch.from_numpy(rng(w).random((1, 1, h, w)))
+    upscaled = resize_bicubic.reference(lr, scale=scale)
+    expected = torch.nn.functional.conv2d(
+        pad(upscaled, (cells // 2 + 1) * scale, "symmetric"), torch.from_numpy(filters)[:, None], stride=scale
+    )
+    composed = torch.from_numpy(compose(filters, scale)).double()
+    assert (features(lr, composed) - expected).abs().max() < 1e-5
 
 
 def test_ties_go_to_the_lowest_index() -> None:
@@ -49,15 +65,13 @@ def test_ties_go_to_the_lowest_index() -> None:
     weights["atoms"][9] = [-1, 0, 0, 0]
     weights["filters"][1:] *= 1e-3
     x = random.random((1, 16, 16), dtype=np.float32)
-    run_everywhere(x, 1, [step("anchored_regression", ("lr",), "out", ROLES, stride=1)], weights)
+    run_everywhere(x, 1, [step("anchored_regression", ("lr", "lr"), "out", ROLES, scale=1)], weights)
 
 
 def test_a_flat_image_is_left_alone() -> None:
     """Zero features score zero on every atom: anchor 0, detail 0."""
-    weights = anchored_weights(2, 10, 8, 16, 0)
-    weights["filters"] -= weights["filters"].mean((1, 2), keepdims=True)
     x = np.full((1, 20, 20), 0.5, np.float32)
-    plan = Plan("y", 1, (step("anchored_regression", ("lr",), "out", ROLES, stride=1),))
+    plan = Plan("y", 1, (step("anchored_regression", ("lr", "lr"), "out", ROLES, scale=1),))
     weights = anchored_weights(1, 5, 8, 16, 0)
     weights["filters"] = weights["filters"] - weights["filters"].mean((1, 2), keepdims=True)
     out = _core.Session(plan.to_dict(), weights).run(x)
@@ -74,7 +88,7 @@ def test_anchors_of_real_images_agree(shared: Path) -> None:
     from fastsr.evaluate.protocol import files, load_y
 
     model = modelfile.read(WEIGHTS / "annet_x3.safetensors")
-    plan = Plan("y", 3, (*model.plan.steps[:1], step("anchored_regression", ("bicubic",), "out", ROLES, stride=3)))
+    plan = Plan("y", 3, (*model.plan.steps[:1], step("anchored_regression", ("lr", "bicubic"), "out", ROLES, scale=3)))
     weights = {name: model.weights[name] for name in plan.tensor_names}
     atoms = weights["atoms"].shape[0]
     weights["projections"] = np.zeros_like(weights["projections"])
@@ -108,7 +122,7 @@ def test_the_search_with_8_bit_scores_has_the_plain_searchs_bits(shared: Path) -
     inputs = [load_y(p)[:200, :200].astype(np.float32)[None] / 255 for p in files(shared / "data/test/Set5")]
     random = rng(0).random((1, 120, 130), dtype=np.float32)
     inputs += [random, np.zeros((1, 40, 40), np.float32), random * 1e-35, random * 1e-30, random * 1e30]
-    weights = anchored_weights(2, 10, 30, 1000, 5)
+    weights = anchored_weights(2, 9, 30, 1000, 5)
     if (WEIGHTS / "annet_x2.safetensors").exists():
         weights = modelfile.read(WEIGHTS / "annet_x2.safetensors").weights
     plan = Plan(
@@ -116,7 +130,7 @@ def test_the_search_with_8_bit_scores_has_the_plain_searchs_bits(shared: Path) -
         2,
         (
             step("resize_bicubic", ("lr",), "b", scale=2),
-            step("anchored_regression", ("b",), "out", ROLES, stride=2),
+            step("anchored_regression", ("lr", "b"), "out", ROLES, scale=2),
         ),
     )
     fast, plain = (_core.Session(plan.to_dict(), weights, isa=isa) for isa in ("avx512bf16", "avx512"))

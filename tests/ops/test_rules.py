@@ -22,10 +22,10 @@ def plan(scale: int, *steps: dict[str, Any]) -> dict[str, Any]:
     return {"domain": "y", "scale": scale, "steps": list(steps)}
 
 
-def weights(scale: int, f: int = 5) -> dict[str, np.ndarray]:
+def weights(scale: int, f: int = 9) -> dict[str, np.ndarray]:
     n, atoms = 7, 1  # one atom: linear, so that a perturbation always shows
     return {
-        "filters": RNG.standard_normal((n, f * scale, f * scale)).astype(np.float32),
+        "filters": RNG.standard_normal((n, f, f)).astype(np.float32),
         "atoms": np.ones((atoms, n), np.float32),
         "projections": RNG.standard_normal((atoms, 9 * scale * scale, n)).astype(np.float32),
         "w": RNG.standard_normal((3, 1, 5, 5)).astype(np.float32),
@@ -38,12 +38,12 @@ PLANS = {
     "resize": plan(3, step("resize_bicubic", ["lr"], "out", {}, scale=3)),
     "conv": plan(1, step("conv2d", ["lr"], "a", {"w": "w"}), step("conv2d", ["a"], "out", {"w": "w2"})),
     "anchored": plan(
-        2, step("resize_bicubic", ["lr"], "b", {}, scale=2), step("anchored_regression", ["b"], "out", ROLES, stride=2)
+        2, step("resize_bicubic", ["lr"], "b", {}, scale=2), step("anchored_regression", ["lr", "b"], "out", ROLES, scale=2)
     ),
     "annet": plan(
         3,
         step("resize_bicubic", ["lr"], "b", {}, scale=3),
-        step("anchored_regression", ["b"], "c", ROLES, stride=3),
+        step("anchored_regression", ["lr", "b"], "c", ROLES, scale=3),
         step("conv2d", ["c"], "m", {"w": "w"}, border="symmetric", activation="relu"),
         step("conv2d", ["m", "c"], "out", {"w": "w2"}, border="symmetric"),
     ),
@@ -104,8 +104,9 @@ BAD = {
     "unknown parameter": (plan(1, step("conv2d", ["lr"], "out", {"w": "one"}, stride=2)), "unknown parameter"),
     "scale": (plan(3, step("resize_bicubic", ["lr"], "out", {}, scale=99)), "from 1 to 16"),
     "twice": (plan(1, step("conv2d", ["lr"], "lr", {"w": "one"})), "made twice"),
-    "stride": (plan(1, step("anchored_regression", ["lr"], "out", ROLES, stride=2)), "does not divide"),
-    "atoms": (plan(3, step("anchored_regression", ["lr"], "out", ROLES, stride=3)), "shape"),
+    "base": (plan(2, step("anchored_regression", ["lr", "lr"], "out", ROLES, scale=2)), "another size"),
+    "one input": (plan(2, step("anchored_regression", ["lr"], "out", ROLES, scale=2)), "takes x and its bicubic"),
+    "atoms": (plan(1, step("anchored_regression", ["lr", "lr"], "out", ROLES, scale=1)), "shape"),
 }
 
 
