@@ -2,6 +2,7 @@
 """The README's tables, written by no hand.
 
 python bench/report.py --measure    times ops and models at 640x360, engines in turns -> bench/results/<machine>.json
+python bench/report.py --quality DIR    PSNR of the shipped models on each folder of DIR -> their metadata
 python bench/report.py              that file and the model files -> the tables in README.md
 python bench/report.py --check      fails if README.md is not what the line above would write
 """
@@ -20,7 +21,8 @@ from typing import Any
 import click
 
 import fastsr.benchmark
-from fastsr import _core, doctor
+from fastsr import _core, catalog, doctor, modelfile
+from fastsr.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -33,6 +35,16 @@ def machine() -> str:
     words = re.sub(r"\(.*?\)|CPU|@.*", "", str(doctor.examine()["cpu"])).lower()
     slug = re.sub(r"[^a-z0-9]+", "-", words).strip("-") or platform.machine()
     return f"{slug}-{_core.isa()}-{_core.default_threads()}"
+
+
+def measure_quality(data: Path) -> None:
+    """Evaluate every shipped model on every folder of `data`, and write the means into the model files."""
+    for info in fastsr.models():
+        path = catalog.locate(info.name)
+        results = evaluate(fastsr.load(info.name), data)
+        psnr = {r["data"]: round(r["psnr_y"], 3) for r in sorted(results, key=lambda r: SETS.index(r["data"]))}
+        modelfile.update(path, psnr=psnr)
+        click.echo(f"{info.name:20} {psnr}")
 
 
 def rows_of(name: str, report: Mapping[str, Any], size: str) -> list[dict[str, Any]]:
@@ -130,6 +142,7 @@ def fill(text: str, mark: str, body: str) -> str:
 
 @click.command()
 @click.option("--measure", "do_measure", is_flag=True, help="Time everything first (minutes; leave the machine alone).")
+@click.option("--quality", "data", type=click.Path(exists=True, path_type=Path), help="Measure PSNR on DIR/Set5 ...")
 @click.option("--check", is_flag=True, help="Fail if README.md is not up to date; write nothing.")
 @click.option("--size", default="640x360", show_default=True, metavar="WxH")
 @click.option("--seconds", default=10.0, show_default=True, help="Per op or model.")
@@ -139,6 +152,7 @@ def fill(text: str, mark: str, body: str) -> str:
 @click.option("--readme", type=click.Path(path_type=Path), default=ROOT / "README.md")
 def main(
     do_measure: bool,
+    data: Path | None,
     check: bool,
     size: str,
     seconds: float,
@@ -149,6 +163,8 @@ def main(
 ) -> None:
     """Measure, and write the tables of quality and speed into README.md."""
     path = results or RESULTS / f"{machine()}.json"
+    if data:
+        measure_quality(data)
     if do_measure:
         w, h = map(int, size.split("x"))
         measure(path, (w, h), seconds, engines.split(",") if engines else None, only)

@@ -38,7 +38,9 @@ PLANS = {
     "resize": plan(3, step("resize_bicubic", ["lr"], "out", {}, scale=3)),
     "conv": plan(1, step("conv2d", ["lr"], "a", {"w": "w"}), step("conv2d", ["a"], "out", {"w": "w2"})),
     "anchored": plan(
-        2, step("resize_bicubic", ["lr"], "b", {}, scale=2), step("anchored_regression", ["lr", "b"], "out", ROLES, scale=2)
+        2,
+        step("resize_bicubic", ["lr"], "b", {}, scale=2),
+        step("anchored_regression", ["lr", "b"], "out", ROLES, scale=2),
     ),
     "annet": plan(
         3,
