@@ -5,6 +5,11 @@
 >>> out = fastsr.load("annet_x3").upscale(img)
 """
 
+from pkgutil import extend_path
+
+# After `pip install .`, Python started in the clone finds this folder before the installed one, which has `_core`.
+__path__ = extend_path(__path__, __name__)
+
 from fastsr.catalog import ModelInfo, models
 from fastsr.errors import DeviceError, FastsrError, InputError, LimitError, ModelError, OutputError
 from fastsr.upscaler import Upscaler, load
