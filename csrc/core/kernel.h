@@ -19,20 +19,16 @@ struct TensorRef {
 struct Spec {
   int64_t inputs;  // 1, or 2 with a residual
   int64_t channels_in, channels_out;
-  int64_t scale;     // resize_bicubic: factor; anchored_regression: stride s
-  int64_t kernel;    // conv2d: k; anchored_regression: side f of the feature filters
-  int64_t patch;     // anchored_regression: side m of a patch
-  int64_t features;  // anchored_regression: n1
-  int64_t atoms;     // anchored_regression: A
+  int64_t scale;              // resize_bicubic: factor; anchored_regression: stride s
+  int64_t kernel;             // conv2d: k; anchored_regression: side f of the feature filters
+  int64_t patch;              // anchored_regression: side m of a patch
+  int64_t features;           // anchored_regression: n1
+  int64_t atoms;              // anchored_regression: A
+  int64_t block_rows, phase;  // the kernel's block of rows and where blocks begin: set by the session, 1 and 0 before
   Border border;
   Activation activation;
   float slope;
   TensorRef weights[3];  // conv2d: w, b (data may be null); anchored_regression: filters, atoms, projections
-};
-
-// Channels [begin, end) of a value that is made and read a slice of channels at a time.
-struct Slice {
-  int64_t begin, end;
 };
 
 struct Args {
@@ -44,8 +40,6 @@ struct Args {
   View out;       // write every pixel of out.rect and nothing else
   Extent extent;  // full size of the output value
   void* scratch;  // scratch_bytes(spec, out.rect) bytes, 64-byte aligned, contents undefined
-  Slice read;     // all of in[0]; with `accumulates` perhaps a part, which in[0] then begins with
-  Slice make;     // all of out; with `slice` perhaps a part, which out then begins with
 };
 
 // Every pixel's value must depend on its absolute position only, never on the rectangle, so that the result
@@ -60,11 +54,9 @@ struct Kernel {
   // Time for an output rectangle in multiply-adds, recomputed halo, idle lanes and misses of its scratch and weights
   // included: what the session compares tile sizes by. That inputs and output stay in L2 is the session's care.
   int64_t (*work)(const Spec&, const Rect& out);
-  // A value between two steps may pass through L1 in slices: made by a kernel with slice() > 0, that many channels a
-  // call, and read by one that accumulates: called with rising slices it keeps its sums in `out` in between. Both give
-  // the bits of one call for all channels. Null: never.
-  int64_t (*slice)(const Spec&);
-  bool (*accumulates)(const Spec&);
+  // Rows of output that are computed together, at absolute multiples plus spec.phase; in[0] then covers whole blocks.
+  // Null: 1.
+  int64_t (*block_rows)(const Spec&);
 };
 
 }  // namespace fastsr

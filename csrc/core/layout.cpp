@@ -21,12 +21,9 @@ size_t buffer_bytes(int64_t channels, int64_t h, int64_t w) {
   return aligned(sizeof(float) * static_cast<size_t>(channels * h * row_stride(w) + kSlack));
 }
 
-int64_t cache_bytes(int level) {
-  static const int64_t bytes[] = {
-      std::max<int64_t>(sysconf(_SC_LEVEL1_DCACHE_SIZE), 32 << 10),  // 0 or -1 where the system does not say
-      std::max<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE), 256 << 10),
-  };
-  return bytes[level - 1];
+int64_t l2_bytes() {
+  static const int64_t bytes = std::max<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE), 256 << 10);  // 0 or -1: not known
+  return bytes;
 }
 
 }  // namespace
@@ -56,11 +53,8 @@ size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, boo
   const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, {far, far, far + th, far + tw});
   const size_t values = graph_.values.size();
   std::vector<int> last_use(values, -1);
-  // Two steps joined by slices take turns: what either of them holds lives as long as both.
-  const auto begin_of = [&](int i) { return i > segment.first && packed_[index(i) - 1].slice ? i - 1 : i; };
-  const auto end_of = [&](int i) { return packed_[index(i)].slice ? i + 1 : i; };
   for (int i = segment.first; i < segment.last; ++i)
-    for (int v : graph_.nodes[index(i)].inputs) last_use[index(v)] = std::max(last_use[index(v)], end_of(i));
+    for (int v : graph_.nodes[index(i)].inputs) last_use[index(v)] = i;
   struct Item {
     size_t begin, end;
     int born, dies;
@@ -82,20 +76,19 @@ size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, boo
     return begin;
   };
   if (offsets) offsets->assign(values + graph_.nodes.size(), 0);
-  const auto room = [&](int v, int64_t channels, int born) {
+  const auto room = [&](int v, int born) {
     // Two more rows and columns: where a tile begins between two LR pixels it touches one more of them.
     const Rect& r = need[index(v)];
-    const size_t at = place(buffer_bytes(channels, height(r) + 2, width(r) + 2), born, last_use[index(v)]);
+    const size_t at = place(buffer_bytes(graph_.values[index(v)].channels, height(r) + slack_rows_ + 2, width(r) + 2),
+                            born, last_use[index(v)]);
     if (offsets) (*offsets)[index(v)] = at;
   };
-  for (int v : segment.reads) room(v, graph_.values[index(v)].channels, segment.first);
+  for (int v : segment.reads) room(v, segment.first);
   for (int i = segment.first; i < segment.last; ++i) {
     const Node& node = graph_.nodes[index(i)];
-    const int64_t slice = packed_[index(i)].slice;
-    if (node.out != segment.out) room(node.out, slice ? slice : node.spec.channels_out, begin_of(i));
+    if (node.out != segment.out) room(node.out, i);
     if (!kernels) continue;
-    const size_t at = place(aligned(packed_[index(i)].kernel->scratch_bytes(node.spec, need[index(node.out)])),
-                            begin_of(i), end_of(i));
+    const size_t at = place(aligned(packed_[index(i)].kernel->scratch_bytes(node.spec, need[index(node.out)])), i, i);
     if (offsets) (*offsets)[values + index(i)] = at;
   }
   return top;
@@ -119,26 +112,25 @@ void Session::plan_tasks(const Segment& segment, Layout& layout) const {
   const int64_t wanted = threads_ == 1 ? 1 : 8 * threads_;
   double best = std::numeric_limits<double>::infinity();
   std::pair<int64_t, int64_t> task{up(16), up(16)};
+  int64_t block = 1;
+  for (int i = segment.first; i < segment.last; ++i) block = std::max(block, graph_.nodes[index(i)].spec.block_rows);
   for (int64_t th : sides) {
+    if (g == 1 && th % block != 0) continue;
     for (int64_t tw : sides) {
       if ((th > up(area_h) && th > sides[0]) || (tw > up(area_w) && tw > sides[0])) continue;
       const int64_t bytes = static_cast<int64_t>(plan_scratch(segment, th, tw, false, nullptr));
-      const int64_t budget = cache_bytes(2) * 5 / 8;
+      const int64_t budget = l2_bytes() * 5 / 8;
       const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, {0, 0, th, tw});
-      double work = kTaskWork, slices = 0;  // slices: their share of L1
+      double work = kTaskWork;
       for (int i = segment.first; i < segment.last; ++i) {
         const Node& node = graph_.nodes[index(i)];
         work += static_cast<double>(packed_[index(i)].kernel->work(node.spec, need[index(node.out)])) +
                 16.0 * static_cast<double>(height(need[index(node.out)]) * width(need[index(node.out)]));
-        const Rect& r = need[index(node.out)];
-        const int64_t streamed = packed_[index(i)].slice * height(r) * row_stride(width(r)) * 4;
-        slices = std::max(slices, static_cast<double>(streamed) / static_cast<double>(cache_bytes(1)));
       }
       const int64_t count = ceil_div(area_h, th) * ceil_div(area_w, tw);
       // Whole tiles over the area: what the last row and column of tiles waste is not counted, they are smaller.
       double cost = work / static_cast<double>(th * tw);
       if (bytes > budget) cost *= 1.0 + 2.0 * (static_cast<double>(bytes) / static_cast<double>(budget) - 1.0);
-      if (slices > 0.8) cost *= 1.0 + 0.3 * (slices - 0.8);
       if (count < wanted) cost *= 1.0 + 0.05 * static_cast<double>(wanted - count);
       if (cost < best) {
         best = cost;
@@ -170,7 +162,8 @@ Session::Layout Session::layout(int64_t h, int64_t w, int64_t tile) const {
     const Extent e = graph_.extent(segment.out, h, w);
     const Rect& r = need[index(segment.out)];
     layout.plane_offset[index(segment.out)] = layout.planes_bytes;
-    layout.planes_bytes += buffer_bytes(e.channels, std::min(height(r) + 2, e.height), std::min(width(r) + 2, e.width));
+    layout.planes_bytes +=
+        buffer_bytes(e.channels, std::min(height(r) + slack_rows_ + 2, e.height), std::min(width(r) + 2, e.width));
   }
   return layout;
 }
@@ -217,7 +210,10 @@ std::vector<StepReport> Session::explain(int64_t h, int64_t w) const {
     const Extent e = graph_.extent(node.out, h, w);
     const Rect area{0, 0, e.height, e.width};
     const int64_t far = 720720;
-    const Rect need = node.rule->needs(node.spec, 0, {far, far, far + 1, far + 1});
+    Spec single = node.spec;
+    single.block_rows = 1;
+    single.phase = 0;
+    const Rect need = node.rule->needs(single, 0, {far, far, far + 1, far + 1});
     const int64_t up = node.rule->upscale(node.spec);
     StepReport report{node.rule->op,
                       graph_.values[index(node.out)].name,

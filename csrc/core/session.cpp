@@ -25,7 +25,10 @@ void poison(void* p, size_t bytes) {
 }  // namespace
 
 Session::Session(const Plan& plan, const Weights& weights, const Options& options)
-    : graph_(check_plan(plan, weights)), isa_(choose_isa(options.isa)), options_(options) {
+    : graph_(check_plan(plan, weights)),
+      radius_(fastsr::radius(graph_)),
+      isa_(choose_isa(options.isa)),
+      options_(options) {
   if (options.threads < 0 || options.threads > 1024)
     fail(Status::kBadInput, "threads=", options.threads, " is not from 0 to 1024");
   if (options.tile < 0) fail(Status::kBadInput, "tile=", options.tile, " is negative");
@@ -60,7 +63,6 @@ void Session::cut() {
       if (last_use[index(v)] > i && graph_.values[index(v)].channels > kNarrow) narrow = false;
     if (!narrow && i + 1 < steps) continue;
     segment.last = i + 1;
-    for (int k = segment.first; k + 1 < segment.last; ++k) packed_[index(k)].slice = slice_of(k, last_use);
     segment.out = graph_.nodes[index(i)].out;
     for (int k = segment.first; k < segment.last; ++k)
       for (int v : graph_.nodes[index(k)].inputs)
@@ -71,21 +73,24 @@ void Session::cut() {
     segments_.push_back(segment);
     segment = {i + 1, i + 1, {}, 0, 1};
   }
+  block();
 }
 
-// The slices in which step i's output can go to step i + 1, which must be its only reader; 0: none.
-int64_t Session::slice_of(int i, const std::vector<int>& last_use) const {
-  const Node& node = graph_.nodes[index(i)];
-  const Node& next = graph_.nodes[index(i) + 1];
-  const Kernel& maker = *packed_[index(i)].kernel;
-  const Kernel& reader = *packed_[index(i) + 1].kernel;
-  if (next.inputs[0] != node.out || last_use[index(node.out)] != i + 1) return 0;
-  if (next.inputs.size() == 2 && next.inputs[1] == node.out) return 0;
-  // A maker that itself reads slices would be called once for each of them.
-  if (i > 0 && packed_[index(i) - 1].slice && graph_.nodes[index(i) - 1].out == node.inputs[0]) return 0;
-  if (!maker.slice || !reader.accumulates || !reader.accumulates(next.spec)) return 0;
-  const int64_t slice = maker.slice(node.spec);
-  return slice < node.spec.channels_out ? slice : 0;
+// Lets kernels compute rows in blocks, placed so that the blocks of a value begin where most tiles of it begin.
+void Session::block() {
+  for (const Segment& segment : segments_) {
+    const int64_t far = 720720 * segment.granule;
+    const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, {far, far, far + 1, far + 1});
+    for (int i = segment.first; i < segment.last; ++i) {
+      Spec& spec = graph_.nodes[index(i)].spec;
+      const Kernel& kernel = *packed_[index(i)].kernel;
+      const int64_t rows = kernel.block_rows ? kernel.block_rows(spec) : 1;
+      const int64_t from = need[index(graph_.nodes[index(i)].out)].y0;
+      spec.phase = from - floor_div(from, rows) * rows;
+      spec.block_rows = rows;
+      slack_rows_ += rows - 1;
+    }
+  }
 }
 
 std::unique_ptr<Session::Context> Session::acquire(int64_t h, int64_t w) {
@@ -192,56 +197,24 @@ void Session::run_task(const Frame& frame, const Segment& segment, const Rect& o
     views[index(v)] = local(v);
     copy_with_border(frame.views[index(v)], views[index(v)], e.height, e.width, border_of(v));
   }
-  View in[2][2];  // of a step, and of the step it passes slices to
-  const auto prepare = [&](int i, View* inputs) {
+  for (int i = segment.first; i < segment.last; ++i) {
     const Node& node = graph_.nodes[index(i)];
     const Extent e = graph_.extent(node.out, l.h, l.w);
     const bool last = node.out == segment.out;
-    views[index(node.out)] = last ? frame.views[index(node.out)] : local(node.out);
-    View made = views[index(node.out)];
+    const View whole = views[index(node.out)] = last ? frame.views[index(node.out)] : local(node.out);
+    View made = whole;
     made.rect = intersect(last ? out : need[index(node.out)], {0, 0, e.height, e.width});
-    made.data = at(views[index(node.out)], 0, made.rect.y0, made.rect.x0);
+    made.data = at(whole, 0, made.rect.y0, made.rect.x0);
+    View in[2];
     for (size_t k = 0; k < node.inputs.size(); ++k) {
       const View& source = views[index(node.inputs[k])];
-      inputs[k] = source;
-      inputs[k].rect = node.rule->needs(node.spec, static_cast<int>(k), made.rect);
-      inputs[k].data = at(source, 0, inputs[k].rect.y0, inputs[k].rect.x0);
+      in[k] = source;
+      in[k].rect = node.rule->needs(node.spec, static_cast<int>(k), made.rect);
+      in[k].data = at(source, 0, in[k].rect.y0, in[k].rect.x0);
     }
-    return Args{&node.spec,
-                packed_[index(i)].weights.get(),
-                inputs,
-                made,
-                e,
-                scratch + offsets[graph_.values.size() + index(i)],
-                {0, node.spec.channels_in},
-                {0, node.spec.channels_out}};
-  };
-  const auto border = [&](int v, int64_t channels) {
-    if (v == segment.out) return;
-    View made = views[index(v)];
-    made.channels = channels;
-    const Extent e = graph_.extent(v, l.h, l.w);
-    fill_border(made, e.height, e.width, border_of(v));
-  };
-  for (int i = segment.first; i < segment.last; ++i) {
-    const Packed& packed = packed_[index(i)];
-    const int made = graph_.nodes[index(i)].out;
-    const int64_t channels = graph_.values[index(made)].channels;
-    Args args = prepare(i, in[0]);
-    if (!packed.slice) {
-      packed.kernel->run(args);
-      border(made, channels);
-      continue;
-    }
-    Args next = prepare(i + 1, in[1]);
-    for (int64_t c = 0; c < channels; c += packed.slice) {
-      args.make = next.read = {c, std::min(c + packed.slice, channels)};
-      packed.kernel->run(args);
-      border(made, args.make.end - c);
-      packed_[index(i) + 1].kernel->run(next);
-    }
-    ++i;
-    border(graph_.nodes[index(i)].out, graph_.nodes[index(i)].spec.channels_out);
+    packed_[index(i)].kernel->run(
+        {&node.spec, packed_[index(i)].weights.get(), in, made, e, scratch + offsets[graph_.values.size() + index(i)]});
+    if (!last) fill_border(whole, e.height, e.width, border_of(node.out));
   }
 }
 

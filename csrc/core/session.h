@@ -46,7 +46,7 @@ class Session {
 
   int64_t channels() const { return graph_.values[0].channels; }
   int64_t scale() const { return graph_.scale; }
-  int64_t radius() const { return fastsr::radius(graph_); }
+  int64_t radius() const { return radius_; }
   int64_t flops(int64_t h, int64_t w) const { return fastsr::flops(graph_, h, w); }
   int64_t memory(int64_t h, int64_t w) const;  // bytes held while running, weights included
   int64_t tile(int64_t h, int64_t w) const;    // side in LR pixels that a run of this size uses
@@ -62,7 +62,7 @@ class Session {
   struct Frame;    // what one run passes down
 
   void cut();
-  int64_t slice_of(int step, const std::vector<int>& last_use) const;
+  void block();
   Layout layout(int64_t h, int64_t w, int64_t tile) const;
   Layout choose(int64_t h, int64_t w) const;
   void plan_tasks(const Segment& segment, Layout& layout) const;
@@ -73,6 +73,8 @@ class Session {
   void run_task(const Frame& frame, const Segment& segment, const Rect& out, unsigned char* scratch);
 
   Graph graph_;
+  int64_t radius_;
+  int64_t slack_rows_ = 0;  // by which blocks may make what a tile needs higher than what one at their start needs
   std::string isa_;
   int threads_;
   Options options_;

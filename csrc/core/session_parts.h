@@ -13,7 +13,6 @@ struct Session::Packed {
   const Kernel* kernel;
   Block weights;
   size_t bytes;
-  int64_t slice = 0;  // channels of its output that exist at a time, passed on to the next step; 0: all
 };
 
 struct Session::Segment {

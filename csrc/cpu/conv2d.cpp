@@ -2,11 +2,12 @@
 // conv2d    out = act(w * x + b) [+ residual]                                        DESIGN section 5; paper 000, Eq.
 // 6-7 shapes    x [Ci, H, W]  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar work      many outputs:
 // kGroup output channels x up to kWide vectors of a row in registers; one output: kRows rows x
-//           kWide vectors, so that a loaded vector feeds k rows of taps. A group of the first kind may be read at once
-//           by the second (slices): 64 maps of a tile then live in L1 eight at a time
+//           kWide vectors, so that a loaded vector feeds k rows of taps. One to
+//           three input channels and k >= 5: Winograd down the columns (conv2d_columns.h)
 // cost      2 Ci Co k^2 flops per pixel; the sum of a pixel runs over ci, ky, kx in this order in every branch, so the
 //           result does not depend on which branch computes it; measured in docs/performance.md
 #include "core/kernel.h"
+#include "cpu/conv2d_columns.h"
 #include "cpu/simd.h"
 
 namespace fastsr {
@@ -29,8 +30,9 @@ int64_t header_floats() { return 16; }
 
 size_t packed_bytes(const Spec& spec) {
   const int64_t co = round_up(spec.channels_out, kGroup);
-  return static_cast<size_t>(header_floats() + round_up(co, 16) + co * spec.channels_in * spec.kernel * spec.kernel) *
-         sizeof(float);
+  const int64_t weights = by_columns(spec) ? Columns::kTransform + co * Columns(spec).group_floats
+                                           : co * spec.channels_in * spec.kernel * spec.kernel;
+  return static_cast<size_t>(header_floats() + round_up(co, 16) + weights) * sizeof(float);
 }
 
 void pack(const Spec& spec, void* packed) {
@@ -44,6 +46,11 @@ void pack(const Spec& spec, void* packed) {
   const float* b = spec.weights[1].data;
   for (int64_t o = 0; o < padded; ++o) base[head->bias + o] = b && o < co ? b[o] : 0.0f;
   float* to = base + head->weights;
+  if (by_columns(spec)) {
+    __builtin_memset(to, 0, packed_bytes(spec) - static_cast<size_t>(head->weights) * sizeof(float));
+    pack_columns(spec, kGroup, to);
+    return;
+  }
   if (co <= kFew) {
     for (int64_t i = 0; i < co * taps; ++i) to[i] = w[i];
     return;
@@ -53,30 +60,32 @@ void pack(const Spec& spec, void* packed) {
       to[(o / kGroup * taps + t) * kGroup + o % kGroup] = o < co ? w[o * taps + t] : 0.0f;
 }
 
-size_t scratch_bytes(const Spec&, const Rect&) { return 0; }
+size_t scratch_bytes(const Spec& spec, const Rect& out) {
+  return by_columns(spec) ? static_cast<size_t>(ColumnsRoom(spec, out, kGroup, kWide).total) * sizeof(float) : 0;
+}
+
+int64_t block_rows(const Spec& spec) { return by_columns(spec) ? kBlockRows : 1; }
 
 FASTSR_INLINE vf leaky(vf v, vf slope) { return select(greater(v, set1(0.0f)), v, mul(v, slope)); }
 
 // Ends N lines (rows or channels, `step` floats apart in the output) of V vectors, of which `lines` lines and n pixels
-// exist: activation and residual, or the sums as they are if more slices follow. Loop bounds are constants and branches
-// stand outside, so that the sums stay in registers.
+// exist: activation, residual, store. Loop bounds are constants and branches stand outside, so that the sums stay in
+// registers.
 template <int N, int V>
 FASTSR_INLINE void finish(const Args& a, vf (&sum)[N][V], float* to, int64_t step, const float* residual,
                           int64_t residual_step, int64_t lines, int64_t n) {
-  if (a.read.end == a.spec->channels_in) {
-    if (a.spec->activation == Activation::kRelu) {
-      for (int i = 0; i < N; ++i)
-        for (int v = 0; v < V; ++v) sum[i][v] = max(sum[i][v], set1(0.0f));
-    } else if (a.spec->activation == Activation::kLeakyRelu) {
-      const vf slope = set1(a.spec->slope);
-      for (int i = 0; i < N; ++i)
-        for (int v = 0; v < V; ++v) sum[i][v] = leaky(sum[i][v], slope);
-    }
-    if (residual) {
-      for (int i = 0; i < N; ++i)
-        for (int v = 0; v < V; ++v)
-          if (i < lines && v * kLanes < n) sum[i][v] = add(sum[i][v], load(residual + i * residual_step + v * kLanes));
-    }
+  if (a.spec->activation == Activation::kRelu) {
+    for (int i = 0; i < N; ++i)
+      for (int v = 0; v < V; ++v) sum[i][v] = max(sum[i][v], set1(0.0f));
+  } else if (a.spec->activation == Activation::kLeakyRelu) {
+    const vf slope = set1(a.spec->slope);
+    for (int i = 0; i < N; ++i)
+      for (int v = 0; v < V; ++v) sum[i][v] = leaky(sum[i][v], slope);
+  }
+  if (residual) {
+    for (int i = 0; i < N; ++i)
+      for (int v = 0; v < V; ++v)
+        if (i < lines && v * kLanes < n) sum[i][v] = add(sum[i][v], load(residual + i * residual_step + v * kLanes));
   }
   if (lines >= N && n >= V * kLanes) {
     for (int i = 0; i < N; ++i)
@@ -114,7 +123,7 @@ FASTSR_INLINE void group(const Args& a, const float* w, const float* bias, int64
       }
     }
   }
-  finish(a, sum, at(a.out, c0 - a.make.begin, y, x), a.out.channel_stride, residual_at(a, c0, y, x),
+  finish(a, sum, at(a.out, c0, y, x), a.out.channel_stride, residual_at(a, c0, y, x),
          a.spec->inputs == 2 ? a.in[1].channel_stride : 0, a.spec->channels_out - c0, n);
 }
 
@@ -124,7 +133,7 @@ void many(const Args& a) {
   const int64_t taps = a.spec->channels_in * a.spec->kernel * a.spec->kernel;
   const Rect& r = a.out.rect;
   for (int64_t y = r.y0; y < r.y1; ++y) {
-    for (int64_t c = a.make.begin; c < a.make.end; c += kGroup) {
+    for (int64_t c = 0; c < a.spec->channels_out; c += kGroup) {
       const float* w = base + head->weights + c * taps;
       const float* bias = base + head->bias + c;
       for (int64_t x = r.x0; x < r.x1; x += kWide * kLanes) {
@@ -141,23 +150,65 @@ void many(const Args& a) {
   }
 }
 
+// kGroup output channels, V vectors from x of the block of rows from y.
+template <int V>
+FASTSR_INLINE void unit(const Args& a, const Columns& z, int64_t line, const float* w, const float* bias,
+                        const float* transformed, float* products, int64_t c, int64_t y, int64_t x, int64_t n) {
+  multiply<kGroup, V>(*a.spec, z, line, w, transformed, products);
+  const Rect& r = a.out.rect;
+  for (int g = 0; g < min(kGroup, a.spec->channels_out - c); ++g) {
+    vf row[V][kBlockRows];
+    FASTSR_UNROLL
+    for (int v = 0; v < V; ++v)
+      output_transform(products + (g * V + v) * kLanes, kGroup * V * kLanes, set1(bias[g]), row[v]);
+    FASTSR_UNROLL
+    for (int i = 0; i < kBlockRows; ++i) {
+      if (y + i < r.y0 || y + i >= r.y1) continue;
+      vf sum[1][V];
+      FASTSR_UNROLL
+      for (int v = 0; v < V; ++v) sum[0][v] = row[v][i];
+      finish(a, sum, at(a.out, c + g, y + i, x), 0, residual_at(a, c + g, y + i, x), 0, 1, n);
+    }
+  }
+}
+
+void columns(const Args& a) {
+  const Packed* head = static_cast<const Packed*>(a.packed);
+  const float* base = static_cast<const float*>(a.packed);
+  const Columns z(*a.spec);
+  const ColumnsRoom room(*a.spec, a.out.rect, kGroup, kWide);
+  float* transformed = static_cast<float*>(a.scratch);
+  transform_input(a, room, base + head->weights, transformed);
+  const Rect& r = a.out.rect;
+  for (int64_t y = first_block(*a.spec, r.y0); y < r.y1; y += kBlockRows, transformed += room.block_floats) {
+    for (int64_t c = 0; c < a.spec->channels_out; c += kGroup) {
+      const float* w = base + head->weights + Columns::kTransform + c * z.group_floats;
+      const float* bias = base + head->bias + c;
+      float* products = static_cast<float*>(a.scratch) + room.products;
+      for (int64_t x = r.x0; x < r.x1; x += kWide * kLanes) {
+        const int64_t n = r.x1 - x;
+        const float* from = transformed + (x - r.x0);
+        if (n > 2 * kLanes && kWide > 2) {
+          unit<kWide>(a, z, room.line, w, bias, from, products, c, y, x, n);
+        } else if (n > kLanes) {
+          unit<2>(a, z, room.line, w, bias, from, products, c, y, x, n);
+        } else {
+          unit<1>(a, z, room.line, w, bias, from, products, c, y, x, n);
+        }
+      }
+    }
+  }
+}
+
 // One output channel, R rows from y, V vectors from x. K > 0 is the kernel's side known at compile time.
 template <int R, int V, int K>
 FASTSR_INLINE void rows(const Args& a, const float* w, float bias, int64_t c, int64_t y, int64_t x, int64_t n) {
   const View& in = a.in[0];
   const int64_t k = K ? K : a.spec->kernel, r = k / 2;
   vf sum[R][V];
-  for (int i = 0; i < R; ++i) {
-    for (int v = 0; v < V; ++v) {
-      const int64_t left = n - v * kLanes;
-      const float* so_far = at(a.out, c, y + i, x + v * kLanes);
-      sum[i][v] = a.read.begin == 0 || left <= 0 ? set1(bias)
-                  : left >= kLanes               ? load(so_far)
-                                                 : load_masked(so_far, first(left));
-    }
-  }
-  w += a.read.begin * k * k;
-  for (int64_t ci = 0; ci < a.read.end - a.read.begin; ++ci, w += k * k) {
+  for (int i = 0; i < R; ++i)
+    for (int v = 0; v < V; ++v) sum[i][v] = set1(bias);
+  for (int64_t ci = 0; ci < a.spec->channels_in; ++ci, w += k * k) {
     const float* top = at(in, ci, y - r, x - r);
     if (K) {
       vf weight[K ? K * K : 1];
@@ -185,7 +236,7 @@ FASTSR_INLINE void rows(const Args& a, const float* w, float bias, int64_t c, in
         }
     }
   }
-  finish(a, sum, at(a.out, c - a.make.begin, y, x), a.out.row_stride, residual_at(a, c, y, x),
+  finish(a, sum, at(a.out, c, y, x), a.out.row_stride, residual_at(a, c, y, x),
          a.spec->inputs == 2 ? a.in[1].row_stride : 0, R, n);
 }
 
@@ -217,15 +268,17 @@ void few(const Args& a) {
 
 int64_t work(const Spec& spec, const Rect& out) {
   const int64_t channels = spec.channels_out <= kFew ? spec.channels_out : round_up(spec.channels_out, kGroup);
+  if (by_columns(spec)) {  // products, and about 28 operations of the output transform
+    const int64_t blocks = round_up(height(out) + (spec.phase ? 2 : 0), kBlockRows) / kBlockRows;
+    return channels * (Columns(spec).group_floats + 28) * blocks * round_up(width(out), kLanes);
+  }
   return channels * spec.channels_in * spec.kernel * spec.kernel * height(out) * round_up(width(out), kLanes);
 }
 
-int64_t slice(const Spec& spec) { return spec.channels_out > kFew && spec.inputs == 1 ? kGroup : 0; }
-
-bool accumulates(const Spec& spec) { return spec.channels_out <= kFew; }
-
 void run(const Args& a) {
-  if (a.spec->channels_out > kFew) {
+  if (by_columns(*a.spec)) {
+    columns(a);
+  } else if (a.spec->channels_out > kFew) {
     many(a);
   } else if (a.spec->kernel == 3) {
     few<3>(a);
@@ -237,6 +290,8 @@ void run(const Args& a) {
 }  // namespace
 }  // namespace fastsr
 
-FASTSR_KERNEL(conv2d) = {"conv2d",     FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes,
-                         fastsr::pack, fastsr::scratch_bytes,     fastsr::run,
-                         fastsr::work};
+FASTSR_KERNEL(conv2d) = {"conv2d",          FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes,
+                         fastsr::pack,      fastsr::scratch_bytes,     fastsr::run,
+                         fastsr::work,
+
+                         fastsr::block_rows};

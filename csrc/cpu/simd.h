@@ -57,6 +57,7 @@ FASTSR_INLINE vf load_half(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 FASTSR_INLINE vf add(vf a, vf b) { return _mm512_add_ps(a, b); }
+FASTSR_INLINE vf sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 FASTSR_INLINE vf mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 FASTSR_INLINE vf fmadd(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 FASTSR_INLINE vf max(vf a, vf b) { return _mm512_max_ps(a, b); }
@@ -82,6 +83,7 @@ FASTSR_INLINE vf load_half(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 FASTSR_INLINE vf add(vf a, vf b) { return _mm256_add_ps(a, b); }
+FASTSR_INLINE vf sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 FASTSR_INLINE vf mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 FASTSR_INLINE vf fmadd(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 FASTSR_INLINE vf max(vf a, vf b) { return _mm256_max_ps(a, b); }
@@ -108,6 +110,7 @@ FASTSR_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) =
 FASTSR_INLINE vf set1(float v) { return vf{v, v, v, v}; }
 FASTSR_INLINE vf load_half(const uint16_t* p) { return vf{half(p[0]), half(p[1]), half(p[2]), half(p[3])}; }
 FASTSR_INLINE vf add(vf a, vf b) { return a + b; }
+FASTSR_INLINE vf sub(vf a, vf b) { return a - b; }
 FASTSR_INLINE vf mul(vf a, vf b) { return a * b; }
 // Fused on AArch64 and wherever the compiler is allowed to; elsewhere two roundings.
 FASTSR_INLINE vf fmadd(vf a, vf b, vf c) { return a * b + c; }

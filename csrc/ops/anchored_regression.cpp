@@ -12,6 +12,7 @@ Spec parse(const Step& step, const Weights& weights, const std::vector<int64_t>&
   if (channels.size() != 2 || channels[0] != 1 || channels[1] != 1)
     fail(Status::kBadModel, "anchored_regression: takes x and its bicubic upscaling, of one channel each");
   Spec spec{};
+  spec.block_rows = 1;
   spec.inputs = 2;
   spec.channels_in = spec.channels_out = 1;
   const int64_t s = spec.scale = int_param(step, "scale", 1, 8);

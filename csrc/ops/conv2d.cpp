@@ -24,6 +24,7 @@ Spec parse(const Step& step, const Weights& weights, const std::vector<int64_t>&
     fail(Status::kBadModel, "conv2d: b has ", b.shape[0], " entries, expected ", spec.channels_out);
   if (spec.inputs == 2 && channels[1] != spec.channels_out)
     fail(Status::kBadModel, "conv2d: the residual has ", channels[1], " channels, expected ", spec.channels_out);
+  spec.block_rows = 1;
   spec.weights[0] = w;
   spec.weights[1] = b;
   const std::string border = choice_param(step, "border", {"zero", "replicate", "symmetric"});
@@ -37,8 +38,10 @@ Spec parse(const Step& step, const Weights& weights, const std::vector<int64_t>&
 int64_t upscale(const Spec&) { return 1; }
 
 Rect needs(const Spec& spec, int index, const Rect& out) {
-  const int64_t r = index == 0 ? spec.kernel / 2 : 0;
-  return {out.y0 - r, out.x0 - r, out.y1 + r, out.x1 + r};
+  if (index == 1) return out;
+  const int64_t r = spec.kernel / 2, b = spec.block_rows;
+  return {floor_div(out.y0 - spec.phase, b) * b + spec.phase - r, out.x0 - r,
+          ceil_div(out.y1 - spec.phase, b) * b + spec.phase + r, out.x1 + r};
 }
 
 int64_t granule(const Spec&) { return 1; }

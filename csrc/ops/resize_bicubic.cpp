@@ -10,6 +10,7 @@ Spec parse(const Step& step, const Weights&, const std::vector<int64_t>& channel
   only(step, {"scale"}, {});
   if (channels.size() != 1) fail(Status::kBadModel, "resize_bicubic: takes one input");
   Spec spec{};
+  spec.block_rows = 1;
   spec.inputs = 1;
   spec.channels_in = spec.channels_out = channels[0];
   spec.scale = int_param(step, "scale", 1, 16);
