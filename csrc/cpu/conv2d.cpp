@@ -213,13 +213,18 @@ FASTSR_INLINE void rows(const Args& a, const float* w, float bias, int64_t c, in
     if (K) {
       vf weight[K ? K * K : 1];
       for (int t = 0; t < K * K; ++t) weight[t] = set1(w[t]);
+      const float* from = top;
+      const int64_t stride = in.row_stride, next = in.channel_stride;
       FASTSR_UNROLL
-      for (int line = 0; line < R + K - 1; ++line) {
+      for (int line = 0; line < R + K - 1; ++line, from += stride) {
+        FASTSR_OPAQUE(from);  // else every address is computed beforehand, kept on the stack and fetched from there
+        // The next channel's rows: each is a stream of two or three cache lines, too short for the hardware to see.
+        for (int v = 0; v <= V; ++v) __builtin_prefetch(from + next + v * kLanes);
         FASTSR_UNROLL
         for (int kx = 0; kx < K; ++kx) {
           FASTSR_UNROLL
           for (int v = 0; v < V; ++v) {
-            const vf p = load(top + line * in.row_stride + kx + v * kLanes);
+            const vf p = load(from + kx + v * kLanes);
             FASTSR_UNROLL
             for (int ky = 0; ky < K; ++ky)
               if (line - ky >= 0 && line - ky < R) sum[line - ky][v] = fmadd(p, weight[ky * K + kx], sum[line - ky][v]);

@@ -15,6 +15,8 @@
 #endif
 
 #define FASTSR_INLINE static inline __attribute__((always_inline))
+// Makes a pointer's value unknown to the compiler at no cost.
+#define FASTSR_OPAQUE(pointer) __asm__("" : "+r"(pointer))
 // Before a loop over an array of vectors: only a loop that is gone lets the array live in registers.
 #if defined(__clang__)
 #define FASTSR_UNROLL _Pragma("clang loop unroll(full)")
