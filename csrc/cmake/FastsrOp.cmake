@@ -1,15 +1,22 @@
 # fastsr_add_op(name [BF16]): one op. Its rule is csrc/ops/<name>.cpp; its CPU kernel csrc/cpu/<name>.cpp is compiled
-# once per ISA (BF16 adds AVX-512-BF16 with VNNI, which every CPU that has the first has too) and exports one table, fastsr_kernel_<name>_<isa>.
+# once per ISA and exports one table, fastsr_kernel_<name>_<isa>. BF16 adds AVX-512-BF16 with VNNI, which every CPU that
+# has the first has too, and AMX where the compiler knows it.
 # fastsr_write_registry(target) then writes the two tables of csrc/core/rule.h.
 
 set(FASTSR_ISAS baseline)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   list(APPEND FASTSR_ISAS avx2 avx512 avx512bf16)
+  include(CheckCXXCompilerFlag)
+  check_cxx_compiler_flag(-mamx-bf16 FASTSR_COMPILER_HAS_AMX)
+  if(FASTSR_COMPILER_HAS_AMX AND CMAKE_SYSTEM_NAME STREQUAL "Linux")
+    list(APPEND FASTSR_ISAS amx)
+  endif()
 endif()
 set(FASTSR_FLAGS_baseline "")
 set(FASTSR_FLAGS_avx2 -mavx2 -mfma -mf16c)
 set(FASTSR_FLAGS_avx512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512)
 set(FASTSR_FLAGS_avx512bf16 ${FASTSR_FLAGS_avx512} -mavx512bf16 -mavx512vnni)
+set(FASTSR_FLAGS_amx ${FASTSR_FLAGS_avx512bf16} -mamx-tile -mamx-bf16)
 
 set(FASTSR_OPS "" CACHE INTERNAL "")
 set(FASTSR_KERNELS "" CACHE INTERNAL "")
@@ -19,7 +26,7 @@ function(fastsr_add_op name)
   target_sources(fastsr_core PRIVATE ops/${name}.cpp)
   set(FASTSR_OPS ${FASTSR_OPS} ${name} CACHE INTERNAL "")
   foreach(isa ${FASTSR_ISAS})
-    if(isa STREQUAL "avx512bf16" AND NOT OP_BF16)
+    if(isa MATCHES "avx512bf16|amx" AND NOT OP_BF16)
       continue()
     endif()
     string(TOUPPER ${isa} macro)

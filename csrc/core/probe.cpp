@@ -61,7 +61,7 @@ double peak_gflops(int threads, double seconds) {
   int lanes = 1;
 #if defined(__x86_64__)
   if (isa == "avx2") burn = burn256, lanes = 8;
-  if (isa == "avx512" || isa == "avx512bf16") burn = burn512, lanes = 16;
+  if (isa == "avx512" || isa == "avx512bf16" || isa == "amx") burn = burn512, lanes = 16;
 #endif
   constexpr long kRounds = 20000;
   double best = 0;

@@ -21,14 +21,15 @@ constexpr float kFlat = 0x1p-16f;
 }  // namespace
 }  // namespace fastsr
 
-#if defined(FASTSR_ISA_AVX512BF16)
+#if defined(FASTSR_ISA_AVX512BF16) || defined(FASTSR_ISA_AMX)
+#define FASTSR_COARSE_SEARCH
 #include "cpu/anchored_search.h"
 #endif
 
 namespace fastsr {
 namespace {
 
-#if defined(FASTSR_ISA_AVX512) || defined(FASTSR_ISA_AVX512BF16)
+#if defined(FASTSR_AVX512)
 // 8 x 3 sums, 3 loaded vectors and a broadcast: 28 of 32 registers.
 constexpr int kGroup = 8, kWide = 3, kTogether = 8;
 #else
@@ -55,7 +56,7 @@ struct Sizes {
     atoms = round_up(filters + groups_n * taps * kGroup, 16);
     coarse = round_up(atoms + groups_a * n * kGroup + kLanes, 16);
     projections = coarse;
-#if defined(FASTSR_ISA_AVX512BF16)
+#if defined(FASTSR_COARSE_SEARCH)
     projections = round_up(coarse + CoarseSizes(n, groups_a * kGroup).total, 16);
 #endif
   }
@@ -92,8 +93,8 @@ void pack(const Spec& spec, void* packed) {
   const float* atoms = spec.weights[1].data;  // [A][n] -> [groups][n][kGroup]; the atoms that fill up the last are 0
   for (int64_t a = 0; a < spec.atoms; ++a)
     for (int64_t k = 0; k < z.n; ++k) base[z.atoms + (a / kGroup * z.n + k) * kGroup + a % kGroup] = atoms[a * z.n + k];
-#if defined(FASTSR_ISA_AVX512BF16)
-  pack_coarse(CoarseSizes(z.n, z.groups_a * kGroup), atoms, spec.atoms, base + z.coarse);
+#if defined(FASTSR_COARSE_SEARCH)
+  pack_search(CoarseSizes(z.n, z.groups_a * kGroup), atoms, spec.atoms, base + z.coarse);
 #endif
   // [A][m m][n] -> [A][n][detail], the pixels of a patch ordered by s x s cell so that a cell's detail is contiguous.
   const float* projections = spec.weights[2].data;
@@ -134,8 +135,8 @@ struct Room {
     };
     block = take(z.groups_n * kGroup * kBlock);
     top = take(2 * kBlock);
-#if defined(FASTSR_ISA_AVX512BF16)
-    coarse = take(coarse_scratch(CoarseSizes(z.n, z.groups_a * kGroup)));
+#if defined(FASTSR_COARSE_SEARCH)
+    coarse = take(search_scratch(CoarseSizes(z.n, z.groups_a * kGroup)));
 #endif
     features = take(patches * z.n + kLanes);
     details = take(patches * z.detail + 64);
@@ -250,9 +251,9 @@ FASTSR_INLINE void find_anchors(const Sizes& z, const float* atoms, const float*
   }
 }
 
-#if defined(FASTSR_ISA_AVX512BF16)
+#if defined(FASTSR_COARSE_SEARCH)
 
-// The same anchors, bit for bit, from 8-bit scores and a bound.
+// The same anchors, bit for bit, from coarse scores and a bound.
 FASTSR_INLINE void search(const Sizes& z, const Room& room, const float* packed, int64_t, const int64_t* real,
                           float* scratch, int32_t* anchor) {
   uint16_t lanes[kWide];
@@ -414,11 +415,11 @@ void combine(const Args& args, const Sizes& z, const Room& room, const float* de
   }
 }
 
-// In multiply-adds: features, scores (8-bit ones take a quarter of the time), details, and fetching a matrix from L3
+// In multiply-adds: features, scores (coarse ones take a quarter of the time), details, and fetching a matrix from L3
 // for every atom that occurs, about 20 a half float (12 GB/s). Larger tiles share it among more patches; that their
 // details leave L2 costs little, they are written and read once.
 int64_t work(const Spec& spec, const Rect& out) {
-#if defined(FASTSR_ISA_AVX512BF16)
+#if defined(FASTSR_COARSE_SEARCH)
   constexpr int64_t kScore = 4;
 #else
   constexpr int64_t kScore = 1;
@@ -435,6 +436,9 @@ void run(const Args& args) {
   const Room room(*args.spec, args.out.rect);
   const float* packed = static_cast<const float*>(args.packed);
   float* scratch = static_cast<float*>(args.scratch);
+#if defined(FASTSR_COARSE_SEARCH)
+  const CoarseUnit unit;
+#endif
   anchor_patches(args.in[0], z, room, packed, scratch);
   project_patches(*args.spec, z, room, packed, scratch);
   combine(args, z, room, scratch + room.details);

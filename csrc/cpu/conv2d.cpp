@@ -13,7 +13,7 @@
 namespace fastsr {
 namespace {
 
-#if defined(FASTSR_ISA_AVX512) || defined(FASTSR_ISA_AVX512BF16)
+#if defined(FASTSR_AVX512)
 constexpr int kGroup = 8, kWide = 3, kRows = 8;
 #else
 constexpr int kGroup = 4, kWide = 2, kRows = 4;

@@ -10,7 +10,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#if defined(FASTSR_ISA_AVX512) || defined(FASTSR_ISA_AVX512BF16) || defined(FASTSR_ISA_AVX2)
+#if defined(FASTSR_ISA_AVX512) || defined(FASTSR_ISA_AVX512BF16) || defined(FASTSR_ISA_AMX)
+#define FASTSR_AVX512
+#endif
+
+#if defined(FASTSR_AVX512) || defined(FASTSR_ISA_AVX2)
 #include <immintrin.h>
 #endif
 
@@ -45,7 +49,7 @@ FASTSR_INLINE uint16_t to_half(float v) {
   return static_cast<uint16_t>((bits > 0x7bff ? 0x7bff : bits) | (__builtin_signbit(v) ? 0x8000 : 0));
 }
 
-#if defined(FASTSR_ISA_AVX512) || defined(FASTSR_ISA_AVX512BF16)
+#if defined(FASTSR_AVX512)
 
 constexpr int kLanes = 16;
 constexpr int kRegisters = 32;

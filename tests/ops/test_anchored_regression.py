@@ -113,10 +113,11 @@ def test_anchors_of_real_images_agree(shared: Path) -> None:
     assert (wrong <= patches * 1e-4).all(), dict(zip(_core.isas(), wrong.tolist(), strict=True))
 
 
-def test_the_search_with_8_bit_scores_has_the_plain_searchs_bits(shared: Path) -> None:
-    """avx512bf16 prunes by a bound, avx512 scores every atom: the same bytes on images, noise, flat and tiny values."""
-    if "avx512bf16" not in _core.isas():
-        pytest.skip("this CPU has no AVX-512 with VNNI")
+@pytest.mark.parametrize("isa", ["avx512bf16", "amx"])
+def test_the_search_with_coarse_scores_has_the_plain_searchs_bits(shared: Path, isa: str) -> None:
+    """VNNI and AMX prune by a bound, avx512 scores every atom: the same bytes on images, noise, flat and tiny values."""
+    if isa not in _core.isas():
+        pytest.skip(f"this CPU has no {isa}")
     from fastsr.evaluate.protocol import files, load_y
 
     inputs = [load_y(p)[:200, :200].astype(np.float32)[None] / 255 for p in files(shared / "data/test/Set5")]
@@ -133,6 +134,6 @@ def test_the_search_with_8_bit_scores_has_the_plain_searchs_bits(shared: Path) -
             step("anchored_regression", ("lr", "b"), "out", ROLES, scale=2),
         ),
     )
-    fast, plain = (_core.Session(plan.to_dict(), weights, isa=isa) for isa in ("avx512bf16", "avx512"))
+    fast, plain = (_core.Session(plan.to_dict(), weights, isa=i) for i in (isa, "avx512"))
     for x in inputs:
         assert fast.run(x).tobytes() == plain.run(x).tobytes()
