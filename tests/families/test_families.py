@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from fastsr import _core, executors, load, modelfile  # noqa: E402
 from fastsr.families import FAMILIES  # noqa: E402
 from fastsr.ops import OPS  # noqa: E402
-from fastsr.testing import assert_matches, rng  # noqa: E402
+from fastsr.testing import TOLERANCE, assert_matches, rng  # noqa: E402
 
 
 def variants() -> list[tuple[str, str]]:
@@ -56,7 +56,7 @@ def test_module_plan_file_and_cpu_agree(family: str, variant: str, tmp_path: Pat
 
 @pytest.mark.parametrize(("family", "variant"), variants())
 def test_the_radius_is_enough(family: str, variant: str) -> None:
-    """Pixels further away than the declared radius change nothing, to the last bit."""
+    """Pixels further away than the declared radius change nothing but the rounding of Winograd's blocks."""
     plan, weights = make(family, variant).lower()
     session = _core.Session(plan.to_dict(), weights)
     r, s = session.radius, plan.scale
@@ -65,7 +65,7 @@ def test_the_radius_is_enough(family: str, variant: str) -> None:
     far = x.copy()
     far[:, :3] = far[:, :, -3:] = 0
     inner = np.s_[:, (3 + r) * s :, : (n - 3 - r) * s]
-    assert session.run(x)[inner].tobytes() == session.run(far)[inner].tobytes()
+    assert np.abs(session.run(x)[inner] - session.run(far)[inner]).max() <= TOLERANCE["fp32"]
     assert session.run(x).tobytes() != session.run(far).tobytes()
 
 
