@@ -314,22 +314,23 @@ def cmd_bench(
     help="Folder of HR images; may be given again.",
 )
 @click.option("--val", multiple=True, type=click.Path(path_type=Path), help="Folder of validation images.")
-@click.option("--sizes", default="5-3", show_default=True, help="Filter sizes of the integration network.")
+@click.option("--sizes", help="Filter sizes, as 9-5-5-3; default: 5-3 (annet, its integration), 9-5-5 (srcnn).")
+@click.option("--rgb", is_flag=True, help="A network on RGB instead of Y (srcnn).")
 @click.option("--minutes", type=float, help="Time to train; a later --resume goes on.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="The model file to write.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder for checkpoints and caches.")
 @click.option("--resume", is_flag=True, help="Go on from what is in --work.")
 @verbose_option
-def cmd_train(family: str, sizes: str, work: Path | None, **options: Any) -> None:
+def cmd_train(family: str, sizes: str | None, work: Path | None, **options: Any) -> None:
     """Train a family from HR images by its recipe; the result is a model file."""
     from fastsr import train
 
-    if not all(part.isdecimal() for part in sizes.split("-")):
+    if sizes and not all(part.isdecimal() for part in sizes.split("-")):
         raise InputError(f"--sizes {sizes} is not a list of odd sizes like 9-5-5-3")
     train.run(
         family,
-        sizes=tuple(int(part) for part in sizes.split("-")),
+        sizes=tuple(int(part) for part in sizes.split("-")) if sizes else None,
         work=work or Path(f"train_{family}"),
         progress=lambda line: click.echo(line, err=True),
         **options,
@@ -342,7 +343,10 @@ def cmd_train(family: str, sizes: str, work: Path | None, **options: Any) -> Non
 @click.option("--scale", type=int, help="Where the checkpoint does not say it.")
 @verbose_option
 def cmd_convert(source: Path, output: Path, scale: int | None) -> None:
-    """Make a model file of somebody else's checkpoint: the A+ authors' .mat files."""
+    """Make a model file of somebody else's checkpoint.
+
+    Known are the A+ and SRCNN authors' .mat files and torch state dicts (.pth, .pt) of SRCNN and of fastsr's own modules.
+    """
     from fastsr import convert
 
     convert.convert(source, output, scale=scale)

@@ -18,6 +18,8 @@ from fastsr.modelfile import ModelFile
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32")
+FOREIGN = (".mat", ".pth", ".pt", ".ckpt")
+"""checkpoints of others, converted in memory (needs the extra `train`)"""
 MAX_OUTPUT = 1 << 30
 """pixels of the largest output: above it, sizes in bytes leave what most hosts can hold"""
 
@@ -137,7 +139,7 @@ def load(
     memory_limit: int | None = None,
     self_ensemble: bool = False,
 ) -> Upscaler:
-    """Load a shipped model by name, or a model file by path.
+    """Load a shipped model by name, or a model file by path, or a checkpoint that `fastsr convert` knows (.mat, .pth).
 
     scale: chooses among models of one name, load("annet", scale=3); must agree with the file's.
     device: "auto" and "cpu"; "cuda" says what is missing. executor: "auto", "cpu", "reference" (torch).
@@ -163,7 +165,13 @@ def load(
     limit = None if memory_limit is None else _count("memory_limit", memory_limit, 1 << 60, "a number of bytes")
     count = _threads(threads)
     runner = _executor(executor)
-    model = modelfile.read(catalog.locate(name_or_path, scale))
+    path = catalog.locate(name_or_path, scale)
+    if path.suffix.lower() in FOREIGN:
+        from fastsr import convert
+
+        model = convert.as_model(path, scale)
+    else:
+        model = modelfile.read(path)
     if scale is not None and scale != model.plan.scale:
         raise ModelError(f"model '{model.name}' upscales {model.plan.scale} times, not {scale}")
     reason = runner.supports(model.plan)

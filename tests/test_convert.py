@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 io = pytest.importorskip("scipy.io")
 
-from fastsr import convert, executors, modelfile  # noqa: E402
+from fastsr import _core, convert, executors, load, modelfile  # noqa: E402
 from fastsr.errors import InputError, ModelError  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -92,7 +92,7 @@ def test_what_cannot_be_converted_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a MATLAB file"):
         convert.read(tmp_path / "bad.mat")
     io.savemat(tmp_path / "other.mat", {"a": 1})
-    with pytest.raises(ModelError, match="no 'Aplus_PPs'"):
+    with pytest.raises(ModelError, match="holds no 'Aplus_PPs'"):
         convert.read(tmp_path / "other.mat")
     path, _ = write_aplus(tmp_path)
     (tmp_path / "conf_Zeyde_toy_finalx2.mat").unlink()
@@ -117,3 +117,107 @@ def test_the_authors_regressors_give_their_psnr() -> None:
             return self.prepared.run(planes)
 
     assert evaluate_folder(Runs(), SHARED / "data/test/Set5")["psnr_y"] == pytest.approx(36.54, abs=0.01)
+
+
+def srcnn_layers(channels: int = 1) -> list[np.ndarray]:
+    rng = np.random.default_rng(3)
+    shapes = [(6, channels, 9, 9), (4, 6, 3, 3), (channels, 4, 5, 5)]
+    return [(rng.standard_normal(s) / 20).astype(np.float32) for s in shapes]
+
+
+def plain_srcnn(x: torch.Tensor, layers: list[np.ndarray], mode: str) -> torch.Tensor:
+    for i, w in enumerate(layers):
+        k = w.shape[-1] // 2
+        x = torch.nn.functional.pad(x, (k, k, k, k), mode=mode)
+        x = torch.nn.functional.conv2d(x, torch.from_numpy(w), torch.full((w.shape[0],), 0.1))
+        x = x if i == 2 else x.relu()
+    return x
+
+
+def test_the_srcnn_authors_filters_are_stacked_by_columns(tmp_path: Path) -> None:
+    w1, w2, w3 = srcnn_layers()
+    fields = {
+        "weights_conv1": np.stack([w.ravel(order="F") for w in w1[:, 0]], 1),
+        "weights_conv2": np.stack([np.stack([p.ravel(order="F") for p in w]) for w in w2], 2),
+        "weights_conv3": np.stack([p.ravel(order="F") for p in w3[0]]),
+    }
+    path = tmp_path / "9-3-5_toy_x2.mat"
+    io.savemat(path, fields | {f"biases_conv{i}": np.full((n, 1), 0.1) for i, n in ((1, 6), (2, 4), (3, 1))})
+    found = convert.read(path)
+    assert (found.name, found.plan.scale) == ("srcnn_935_x2", 2)
+    x = np.random.default_rng(0).random((1, 6, 7), dtype=np.float32)
+    bicubic = torch.from_numpy(_core.resize_bicubic(x, 12, 14))[None]
+    expected = plain_srcnn(bicubic, [w1, w2, w3], "replicate")[0].numpy()
+    out = executors.get("cpu").prepare(found.plan, found.weights).run(x)
+    assert np.abs(out - expected).max() < 1e-5
+    io.savemat(path, fields | {f"biases_conv{i}": np.zeros((2, 1)) for i in (1, 2, 3)})
+    with pytest.raises(ModelError, match="shapes of SRCNN"):
+        convert.read(path)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("outer", ["", "state_dict", "model"])
+def test_torch_state_dicts_of_srcnn(tmp_path: Path, channels: int, outer: str) -> None:
+    """Any names, `module.` prefixes, an outer dict; zeros at the border, as PyTorch versions have it."""
+    layers = srcnn_layers(channels)
+    state = {}
+    for name, w in zip(("features.0", "map.0", "reconstruction"), layers, strict=True):
+        state[f"module.{name}.weight"] = torch.from_numpy(w)
+        state[f"module.{name}.bias"] = torch.full((w.shape[0],), 0.1)
+    path = tmp_path / "net.pth"
+    torch.save({outer: state, "epoch": 3} if outer else state, path)
+    with pytest.raises(InputError, match="does not say its scale"):
+        convert.read(path)
+    found = convert.read(path, scale=2)
+    assert found.plan.domain == ("y" if channels == 1 else "rgb")
+    x = np.random.default_rng(0).random((channels, 6, 7), dtype=np.float32)
+    expected = plain_srcnn(torch.from_numpy(_core.resize_bicubic(x, 12, 14))[None], layers, "constant")[0].numpy()
+    assert np.abs(load(path, scale=2).run(x) - expected).max() < 1e-5
+
+
+def test_our_own_state_dicts(tmp_path: Path) -> None:
+    from fastsr.families.annet import ANNet
+    from fastsr.families.srcnn import SRCNN
+
+    x = np.random.default_rng(0).random((1, 6, 7), dtype=np.float32)
+    for model in (SRCNN(3, (9, 1, 5)), ANNet(2, (5, 3), 8, 16, 6)):
+        torch.save(model.state_dict(), tmp_path / f"net_x{model.scale}.pt")
+        upscaler = load(tmp_path / f"net_x{model.scale}.pt")
+        assert upscaler.info()["config"] == model.config
+        with torch.no_grad():
+            expected = model(torch.from_numpy(x)[None])[0].numpy()
+        assert np.abs(upscaler.run(x) - expected).max() < 1e-4
+
+
+def test_unknown_and_unsafe_checkpoints_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    torch.save({"w": torch.zeros(3, 3, 3, 3), "v": torch.zeros(2)}, path)
+    with pytest.raises(ModelError, match=r"not recognised.*expected SRCNN"):
+        convert.read(path, scale=2)
+    torch.save({"state_dict": {"a": print}}, path)
+    with pytest.raises(ModelError, match="refused"):
+        convert.read(path, scale=2)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match="refused"):
+        convert.read(path, scale=2)
+    with pytest.raises(InputError, match=r"expected \.mat, \.pth"):
+        convert.read(tmp_path / "x.onnx")
+
+
+@pytest.mark.skipif(not APLUS.exists(), reason="needs ../shared/checkpoints")
+@pytest.mark.parametrize(
+    ("name", "psnr"),
+    [
+        ("9-1-5_91img_x2", 36.34),
+        ("9-1-5_91img_x3", 32.39),
+        ("9-1-5_91img_x4", 30.09),
+        ("9-1-5_ImageNet_x3", 32.52),
+        ("9-5-5_ImageNet_x3", 32.75),
+    ],
+)
+def test_the_srcnn_authors_networks_give_their_psnr(name: str, psnr: float) -> None:
+    """Set5, as published (paper 001, tables 2 and 5)."""
+    from fastsr.evaluate import evaluate_folder
+
+    upscaler = load(SHARED / f"checkpoints/srcnn_official/{name}.mat")
+    assert evaluate_folder(upscaler, SHARED / "data/test/Set5")["psnr_y"] == pytest.approx(psnr, abs=0.01)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +15,15 @@ import numpy as np
 
 from fastsr import modelfile
 from fastsr.errors import DeviceError, InputError
+from fastsr.modelfile import ModelFile
 from fastsr.plan import Plan
 
-FORMATS = {"aplus_mat": "the A+ authors' regressors (.mat), beside their dictionary conf_Zeyde_*_finalx<scale>.mat"}
-"""format -> what it is; the reader is fastsr/convert/<format>.py with `read(path) -> Converted`."""
+FORMATS = {
+    "aplus_mat": "the A+ authors' regressors (.mat), beside their dictionary conf_Zeyde_*_finalx<scale>.mat",
+    "srcnn_mat": "the SRCNN authors' .mat files",
+    "torch_pth": "torch state dicts (.pth, .pt): SRCNN as commonly written, fastsr's own modules",
+}
+"""format -> what it is; the reader is fastsr/convert/<format>.py with `read(path, scale) -> Converted`."""
 
 
 @dataclass(frozen=True)
@@ -32,34 +39,74 @@ class Converted:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read(path: str | Path, format: str = "aplus_mat") -> Converted:
-    """Read a foreign checkpoint.
+def scale_of(path: Path, scale: int | None) -> int:
+    """`scale`, or the one in a name like 9-1-5_91img_x3.mat. Raises InputError when there is neither."""
+    named = re.search(r"x([2-8])(?!.*x[2-8])", path.stem)
+    if scale is None and named is None:
+        raise InputError(f"{path} does not say its scale: give it (scale=3, --scale 3)")
+    return scale if scale is not None else int(named[1])  # type: ignore[index]
 
-    Raises InputError for an unknown `format`, DeviceError when the extra `train` is missing, ModelError for a file
-    that is not one of that format.
+
+def format_of(path: Path) -> str:
+    """Which of FORMATS a file is, by its ending and, for MATLAB files, by the names in it."""
+    if path.suffix.lower() in (".pth", ".pt", ".ckpt"):
+        return "torch_pth"
+    if path.suffix.lower() == ".mat":
+        from fastsr.convert import matlab
+
+        return "srcnn_mat" if "weights_conv1" in matlab.load(path) else "aplus_mat"
+    raise InputError(f"{path}: not a known kind of checkpoint: expected .mat, .pth, .pt or .ckpt")
+
+
+def read(path: str | Path, format: str | None = None, scale: int | None = None) -> Converted:
+    """Read a foreign checkpoint; its format is found out unless given. `scale` is for those that do not say it.
+
+    Raises InputError for an unknown `format` or a missing scale, DeviceError when the extra `train` is missing,
+    ModelError for a file that is not recognised, with what was expected.
 
     >>> read("Aplus_x2_1024atoms2048nn_5mil.mat").plan.scale
     """
-    if format not in FORMATS:
+    path = Path(path)
+    if format is not None and format not in FORMATS:
         raise InputError(f"format {format!r} is not one of {', '.join(FORMATS)}")
     try:
+        format = format or format_of(path)
         reader = importlib.import_module(f"fastsr.convert.{format}")
-        found: Converted = reader.read(Path(path))
+        found: Converted = reader.read(path, scale)
     except ModuleNotFoundError as e:
-        raise DeviceError(f"converting {format} needs {e.name}: pip install 'fastsr[train]'") from None
+        raise DeviceError(f"converting {path.name} needs {e.name}: pip install 'fastsr[train]'") from None
+    if scale not in (None, found.plan.scale):
+        raise InputError(f"{path} is for scale {found.plan.scale}, not {scale}: leave the scale out")
     return found
 
 
-def convert(path: str | Path, out: str | Path, *, scale: int | None = None, format: str = "aplus_mat") -> Path:
+def as_model(path: str | Path, scale: int | None = None) -> ModelFile:
+    """A foreign checkpoint as a model in memory, for `fastsr.load`. Raises what `read` raises."""
+    found = read(path, scale=scale)
+    meta = {
+        "fastsr": modelfile.FORMAT,
+        "name": found.name,
+        "arch": found.arch,
+        "config": json.dumps(dict(found.config)),
+        "scale": str(found.plan.scale),
+        "domain": found.plan.domain,
+        "plan": found.plan.to_json(),
+        "licence": found.licence,
+        "recipe": json.dumps(dict(found.recipe)),
+        "psnr": "{}",
+        "golden": "{}",
+    }
+    return ModelFile(Path(path), found.plan, found.weights, meta)
+
+
+def convert(path: str | Path, out: str | Path, *, scale: int | None = None, format: str | None = None) -> Path:
     """Read a foreign checkpoint and write it as a model file; returns the file.
 
-    `scale`, when given, must be the checkpoint's. Raises what `read` and `modelfile.write` raise.
+    Raises what `read` and `modelfile.write` raise.
 
     >>> convert("Aplus_x2_1024atoms2048nn_5mil.mat", "aplus_x2.safetensors")
     """
-    found = read(path, format)
-    if scale not in (None, found.plan.scale):
-        raise InputError(f"{path} is for scale {found.plan.scale}, not {scale}: leave --scale out")
+    found = read(path, format, scale)
     modelfile.write(
         out,
         found.plan,

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fastsr.convert import Converted
+from fastsr.convert import Converted, matlab
 from fastsr.errors import ModelError
 
+WHOSE = "the A+ authors'"
 LICENCE = "research use (the A+ authors' release, Timofte et al. 2014)"
 
 
-def read(path: Path) -> Converted:
+def read(path: Path, scale: int | None = None) -> Converted:
     """Read regressors; their dictionary is looked for in the same folder. Raises ModelError, one line."""
     import torch
 
     from fastsr.families.annet import ANNet
 
-    cells = _field(path, _load(path), "Aplus_PPs")
+    cells = matlab.field(path, matlab.load(path), "Aplus_PPs", WHOSE)
     cells = cells[0, 0] if cells.size == 1 else cells
     try:
         projections = np.stack([np.asarray(p, dtype=np.float64) for p in cells.ravel()])
@@ -53,7 +53,7 @@ def _dictionary(folder: Path, scale: int) -> tuple[np.ndarray, np.ndarray]:  # [
     found = sorted(folder.glob(f"conf_*x{scale}.mat"))
     if not found:
         raise ModelError(f"{folder}: no conf_*x{scale}.mat there: put the authors' dictionary beside the regressors")
-    conf = _field(found[0], _load(found[0]), "conf")
+    conf = matlab.field(found[0], matlab.load(found[0]), "conf", WHOSE)
     try:
         basis, atoms = conf["V_pca"][0, 0].astype(np.float64), conf["dict_lores"][0, 0].astype(np.float64).T
         basis = _rows(basis.reshape(4, 9 * scale * scale, -1), 1, scale)
@@ -69,22 +69,3 @@ def _rows(a: np.ndarray, axis: int, scale: int) -> np.ndarray:
     m = 3 * scale
     order = np.arange(m * m).reshape(m, m).T.ravel()
     return np.take(a, order, axis=axis)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    from scipy.io import loadmat
-
-    try:
-        data: dict[str, Any] = loadmat(path)
-    except OSError as e:
-        raise ModelError(f"{path}: cannot be read: {e.strerror or e}") from None
-    except Exception as e:  # loadmat raises what it likes on a broken file
-        raise ModelError(f"{path}: not a MATLAB file ({type(e).__name__}: {e})") from None
-    return data
-
-
-def _field(path: Path, data: dict[str, Any], name: str) -> np.ndarray:
-    if name not in data:
-        raise ModelError(f"{path}: holds no '{name}': not the A+ authors' file")
-    found: np.ndarray = data[name]
-    return found

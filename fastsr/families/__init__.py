@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """The families. Each file: the torch module from its paper, its lowering to a plan, its variants."""
 
-FAMILIES = {"annet": "fastsr.families.annet:ANNet"}
+FAMILIES = {"annet": "fastsr.families.annet:ANNet", "srcnn": "fastsr.families.srcnn:SRCNN"}
 """family -> "module:class", imported when first needed because it imports torch."""

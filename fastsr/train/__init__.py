@@ -9,7 +9,7 @@ from typing import Any
 
 from fastsr.errors import DeviceError, InputError
 
-RECIPES = ("annet",)
+RECIPES = ("annet", "srcnn")
 
 
 def run(family: str, **options: Any) -> Path:

@@ -33,6 +33,18 @@ def luma(path: Path) -> np.ndarray:
     return level
 
 
+def planes(path: Path, channels: int) -> np.ndarray:
+    """Y (channels = 1) or RGB (3) as float32 [channels, H, W] in [0, 1]."""
+    if channels == 1:
+        return luma(path)[None]
+    from PIL import Image
+
+    with Image.open(path) as image:
+        rgb = np.asarray(image.convert("RGB"), dtype=np.float32)
+    found: np.ndarray = np.ascontiguousarray(rgb.transpose(2, 0, 1)) / 255
+    return found
+
+
 def shrink(
     y: np.ndarray,  # [H, W]
     factor: float,
@@ -46,13 +58,14 @@ def shrink(
 
 
 def degrade(
-    y: np.ndarray,  # [H, W]
+    hr: np.ndarray,  # [H, W] or [C, H, W]
     scale: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(HR cropped to a multiple of scale [H', W'], its bicubic reduction [H' / scale, W' / scale])."""
-    h, w = (n - n % scale for n in y.shape)
-    hr = np.ascontiguousarray(y[:h, :w])
-    return hr, _core.resize_bicubic(hr[None], h // scale, w // scale, scale=1 / scale)[0]
+    """(HR cropped to a multiple of scale [..., H', W'], its bicubic reduction [..., H' / scale, W' / scale])."""
+    h, w = (n - n % scale for n in hr.shape[-2:])
+    hr = np.ascontiguousarray(hr[..., :h, :w])
+    lr = _core.resize_bicubic(hr.reshape(-1, h, w), h // scale, w // scale, scale=1 / scale)
+    return hr, lr.reshape(*hr.shape[:-2], *lr.shape[1:])
 
 
 def pair(

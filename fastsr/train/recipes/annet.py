@@ -17,7 +17,6 @@ Tried and left out: regressors from all 907 images (x3: Set5 -0.01 dB, validatio
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,12 +29,10 @@ from torch import Tensor, nn
 from fastsr import _core, modelfile
 from fastsr.errors import InputError
 from fastsr.families.annet import FEATURES, ANNet, Integration
+from fastsr.train import crops, regressors
 from fastsr.train import data as images
-from fastsr.train import regressors
 from fastsr.train.loop import Schedule, train
 
-PART, PARTS = 8, 2  # crops that go through together (they fit the cache), and how many times for one step
-UNIT = 16384  # a combination goes a little beyond [0, 1]: int16 steps of 2^-14 hold it at 94 dB
 STEPS = {(5, 3): 30_000, (9, 5, 5, 3): 20_000}
 
 
@@ -44,7 +41,8 @@ def main(
     scale: int,
     data: Sequence[str | Path],
     val: Sequence[str | Path] = (),
-    sizes: tuple[int, ...] = (5, 3),
+    sizes: tuple[int, ...] | None = None,
+    rgb: bool = False,
     steps: int | None = None,
     minutes: float | None = None,
     seed: int = 0,
@@ -63,7 +61,9 @@ def main(
 
     >>> main(scale=3, data=["T91", "BSD200"], val=["photos"], minutes=30, out="annet_x3.safetensors")
     """
-    sizes = tuple(sizes)
+    sizes = tuple(sizes or (5, 3))
+    if rgb:
+        raise InputError("annet has no recipe for RGB: it works on Y")
     if scale not in FEATURES:
         raise InputError(f"annet has no recipe for scale {scale}: choose one of {sorted(FEATURES)}")
     cache = Path(work) / f"x{scale}_{atoms}_{seed}"
@@ -75,15 +75,15 @@ def main(
     _anchored_layer(cache / "layer.pt", _dictionary_images(paths), model, limit, seed, resume, progress)
     pool = _combinations(cache / "pool.pt", paths, model, resume, progress)
     checks = _combinations(cache / "val.pt", checked, model, resume, progress) if checked else pool[:4]
-    weights = _weights(pool)
+    weights = crops.weights(pool)
     assert model.integration is not None
     model.integration.reset()
     grown = len(sizes) > 2 and _grow(model.integration, cache / f"annet_x{scale}.pt")
     name = f"annet_x{scale}" if sizes == (5, 3) else f"annet_{''.join(map(str, sizes))}_x{scale}"
     trained, state = train(
         model.integration,
-        lambda net, generator, half: _loss(net, pool, weights, generator, half),
-        lambda net: _psnr(net, checks),
+        lambda net, generator, half: crops.loss(crops.module(net), pool, weights, generator, half),
+        lambda net: crops.psnr(crops.module(net), checks),
         _schedule(sizes, steps, minutes),
         checkpoint=cache / f"{name}.pt",
         seed=seed,
@@ -98,7 +98,7 @@ def main(
         "anchored_layer": f"{len(_dictionary_images(paths))} images, up to {limit} samples, 2048 neighbours, ridge 0.1",
         "started_as": "5-3, trained" if grown else "the combination",
         "steps": state.step,
-        "crops_per_step": PART * PARTS,
+        "crops_per_step": crops.PART * crops.PARTS,
         "minutes": round(state.seconds / 60, 1),
         "validation": round(state.psnr, 3),
         "torch": torch.__version__,
@@ -135,7 +135,7 @@ def _schedule(sizes: tuple[int, ...], steps: int | None, minutes: float | None) 
     if steps is None and minutes is None:
         steps = STEPS.get(sizes, 20_000)
     deep = len(sizes) > 2  # bfloat16 pays where most of the work lies between two wide layers
-    return Schedule(steps, minutes, lr=4e-4 if deep else 2e-3, parts=PARTS, half_until=0.97 if deep else 0.85)
+    return Schedule(steps, minutes, lr=4e-4 if deep else 2e-3, parts=crops.PARTS, half_until=0.97 if deep else 0.85)
 
 
 def _write(target: Path, model: ANNet, name: str, recipe: dict[str, Any], progress: Callable[[str], None]) -> Path:
@@ -199,7 +199,7 @@ def _anchored_layer(
 def _combinations(
     cache: Path, paths: Sequence[Path], model: ANNet, resume: bool, progress: Callable[[str], None]
 ) -> list[tuple[Tensor, Tensor]]:
-    """(combination, HR) of every image, [H, W] int16 of 1 / UNIT: what the integration learns from."""
+    """(combination, HR) of every image, [H, W] int16 of 1 / crops.UNIT: what the integration learns from."""
     if resume and cache.exists():
         loaded: list[tuple[Tensor, Tensor]] = torch.load(cache, weights_only=True)
         return loaded
@@ -212,61 +212,8 @@ def _combinations(
         hr, lr = images.degrade(images.luma(path), model.scale)
         y = torch.from_numpy(session.run(lr[None])[0])
         # int16 steps of 2^-14 keep 95 dB; half floats would lose that near 1.
-        found.append((_quantise(y), _quantise(torch.from_numpy(hr))))
+        found.append((crops.quantise(y), crops.quantise(torch.from_numpy(hr))))
         if i % 50 == 0:
             progress(f"combinations {i}/{len(paths)}")
     torch.save(found, cache)
     return found
-
-
-def _quantise(x: Tensor) -> Tensor:
-    return (x * UNIT).round().clamp(-32768, 32767).to(torch.int16)
-
-
-def _weights(pool: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """What an image counts in the loss, [images]: the inverse of its combination's square error, within 25 : 1.
-
-    PSNR is the mean of logarithms over images: a tenth off a small error is worth as much as a tenth off a large one.
-    Unweighted, a few busy images decide (x3, 150 s: validation 27.58 dB against 27.60 with weights).
-    """
-    error = torch.tensor([((x - y).float() / UNIT).pow(2).mean().item() for x, y in pool]).clamp(min=1e-9)
-    return (error.median() / error).clamp(0.2, 5.0)
-
-
-def _loss(
-    net: nn.Module,
-    pool: Sequence[tuple[Tensor, Tensor]],
-    weights: Tensor,
-    generator: torch.Generator,
-    half: bool,
-) -> Tensor:
-    """Mean square error (Eq. 8) of PART crops, flipped and turned at random, weighted by image."""
-    assert isinstance(net, Integration)
-    r = net.radius
-    size = (40 if r < 5 else 64) + 2 * r  # where borders are read, nothing is learnt
-    draw = torch.randint(1 << 30, (PART, 4), generator=generator).tolist()
-    xs, ys, ws = [], [], []
-    for image, top, left, turn in draw:
-        x, y = pool[image % len(pool)]
-        i, j = top % max(1, x.shape[0] - size + 1), left % max(1, x.shape[1] - size + 1)
-        x, y = (t[i : i + size, j : j + size].rot90(turn % 4) for t in (x, y))
-        if turn % 8 >= 4:
-            x, y = x.flip(0), y.flip(0)
-        if x.shape == (size, size):  # an image may be smaller than a crop
-            xs.append(x)
-            ys.append(y[r:-r, r:-r])
-            ws.append(weights[image % len(pool)])
-    out = net.interior(torch.stack(xs)[:, None].float() / UNIT, half)
-    error = (out - torch.stack(ys)[:, None].float() / UNIT).pow(2).mean((1, 2, 3))
-    return (error * torch.stack(ws)).mean()
-
-
-def _psnr(net: nn.Module, checks: Sequence[tuple[Tensor, Tensor]]) -> float:
-    assert isinstance(net, Integration)
-    total, r = 0.0, net.radius
-    with torch.no_grad():
-        for x, y in checks:
-            out = net.interior(x[None, None].float() / UNIT)[0, 0]
-            error = (out - y[r:-r, r:-r].float() / UNIT).pow(2).mean().item()
-            total += -10 * math.log10(max(error, 1e-12))
-    return total / len(checks)
