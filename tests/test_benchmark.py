@@ -18,9 +18,10 @@ from fastsr import benchmark
 from fastsr.benchmark import cases, engines, photo
 from fastsr.errors import DeviceError, FastsrError, InputError
 from fastsr.plan import Plan, Step
+from fastsr.testing import conv_weights
 
 ROOT = Path(__file__).parents[1]
-EAGER = [name for name in benchmark.ENGINES if "compile" not in name]
+EAGER = [name for name in benchmark.ENGINES if "compile" not in name and name not in engines.FOREIGN]
 
 
 def script(name: str) -> types.ModuleType:
@@ -141,13 +142,36 @@ def test_wrong_arguments_are_named(small_model: Callable[..., Path]) -> None:
         benchmark.run("no-such-model")
 
 
+@pytest.mark.parametrize("border", ["zero", "replicate", "symmetric"])
+@pytest.mark.parametrize("engine", engines.FOREIGN)
+def test_other_runtimes_compute_convolution_chains(engine: str, border: str) -> None:
+    if engine not in engines.available():
+        pytest.skip(f"{engine} is not installed")
+    weights = conv_weights([(12, 3, 5), (12, 12, 3), (3, 12, 1)], 0)
+    steps = (
+        Step("resize_bicubic", ("lr",), "b", {}, {"scale": 2}),
+        Step("conv2d", ("b",), "m", {"w": "w0", "b": "b0"}, {"border": border, "activation": "relu"}),
+        Step("conv2d", ("m", "m"), "n", {"w": "w1"}, {"border": border, "activation": "leaky_relu", "slope": 0.1}),
+        Step("conv2d", ("n", "b"), "out", {"w": "w2", "b": "b2"}, {"border": border}),
+    )
+    plan, x = Plan("rgb", 2, steps), photo(9, 14, 3)
+    if engine == "ncnn" and border == "symmetric":
+        with pytest.raises(DeviceError, match="no symmetric border"):
+            engines.prepare(engine, plan, weights, 1)(x)
+        return
+    benchmark.compare(engines.prepare(engine, plan, weights, 2)(x), engines.prepare("fastsr", plan, weights)(x), engine)
+    with pytest.raises(DeviceError, match="has no anchored_regression"):
+        engines.prepare(engine, *cases.random_annet(2), 1)
+
+
 def test_without_torch(small_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else find(name, *a))
+    hidden = ("torch", *engines.FOREIGN)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in hidden else find(name, *a))
     path = small_model()
     report = benchmark.run(path, size=(8, 8), repeats=1, seconds=0)
     assert [row["engine"] for row in report["results"]] == ["fastsr"]
-    with pytest.raises(DeviceError, match=r"engine 'torch' needs torch.*pip install torch"):
+    with pytest.raises(DeviceError, match=r"engine 'torch' is not installed: pip install torch"):
         benchmark.run(path, engines=["torch"])
 
 

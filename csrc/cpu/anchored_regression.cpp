@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// anchored_regression   out = base + mean over 9 patches of P[argmax_a |d_a . f|] f,  f = filters * x   paper 000, Eq.
-// 5 shapes    x [1, h, w]  base, out [1, sh, sw]  filters [n1, f, f]  atoms [A, n1]  projections [A, m m, n1]   m = 3s,
-// f32 work      one task = one tile of s x s cells and the patches on it, one more cell each way. Per block of patches,
-// in
-//           L1: features, scores of all atoms in registers, the winner. Then per tile: patches bucketed by atom, so
-//           that a matrix is read once a tile; details; each cell sums its 9 details. Neither the [patches, A] scores
-//           nor a matrix per patch ever exist.
+// anchored_regression   out = base + mean over 9 patches of P[argmax_a |d_a . f|] f,  f = filters * x   paper 000, Eq. 5
+// shapes    x [1, h, w]  base, out [1, sh, sw]  filters [n1, f, f]  atoms [A, n1]  projections [A, m m, n1]   m = 3s, f32
+// work      one task = one tile of s x s cells and the patches on it, one more cell each way. Per block of patches, in
+//           L1: features, scores of all atoms, the winner. Then per tile: patches bucketed by atom, so that a matrix is
+//           read once a tile; details; each cell sums its 9 details. Neither the [patches, A] scores nor a matrix per
+//           patch ever exist.
 // cost      2 n1 (f^2 + A + m^2) flops a patch, four fifths of it scores; reads and writes HW; docs/performance.md has
 //           the measured share of the FMA peak
 #include "core/kernel.h"

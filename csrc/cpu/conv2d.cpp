@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// conv2d    out = act(w * x + b) [+ residual]                                        DESIGN section 5; paper 000, Eq.
-// 6-7 shapes    x [Ci, H, W]  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar work      many outputs:
-// kGroup output channels x up to kWide vectors of a row in registers; one output: kRows rows x
-//           kWide vectors, so that a loaded vector feeds k rows of taps. One to
-//           three input channels and k >= 5: Winograd down the columns (conv2d_columns.h)
-// cost      2 Ci Co k^2 flops per pixel; the sum of a pixel runs over ci, ky, kx in this order in every branch, so the
-//           result does not depend on which branch computes it; measured in docs/performance.md
+// conv2d    out = act(w * x + b) [+ residual]                                        DESIGN section 5; paper 000, Eq. 6-7
+// shapes    x [Ci, H, W]  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar
+// work      many outputs: kGroup output channels x up to kWide vectors of a row in registers, by products (k < 5) or
+//           Winograd down the columns (conv2d_columns.h); one to three outputs: kRows rows x 2 vectors, so that a loaded
+//           vector feeds k rows of taps
+// cost      2 Ci Co k^2 flops per pixel, with Winograd 0.4 of them; the order of a pixel's sum depends on its absolute
+//           position only; measured in docs/performance.md
 #include "core/kernel.h"
 #include "cpu/conv2d_columns.h"
 #include "cpu/simd.h"
@@ -178,9 +178,9 @@ void columns(const Args& a) {
   const Columns z(*a.spec);
   const ColumnsRoom room(*a.spec, a.out.rect, kGroup, kWide);
   float* transformed = static_cast<float*>(a.scratch);
-  transform_input(a, room, base + head->weights, transformed);
   const Rect& r = a.out.rect;
-  for (int64_t y = first_block(*a.spec, r.y0); y < r.y1; y += kBlockRows, transformed += room.block_floats) {
+  for (int64_t y = first_block(*a.spec, r.y0); y < r.y1; y += kBlockRows) {
+    transform_input(a, room, base + head->weights, y, transformed);
     for (int64_t c = 0; c < a.spec->channels_out; c += kGroup) {
       const float* w = base + head->weights + Columns::kTransform + c * z.group_floats;
       const float* bias = base + head->bias + c;
@@ -273,9 +273,11 @@ void few(const Args& a) {
 
 int64_t work(const Spec& spec, const Rect& out) {
   const int64_t channels = spec.channels_out <= kFew ? spec.channels_out : round_up(spec.channels_out, kGroup);
-  if (by_columns(spec)) {  // products, and about 28 operations of the output transform
+  if (by_columns(spec)) {  // products, about 28 operations of the output transform a block, 64 of the input's
+    const Columns z(spec);
     const int64_t blocks = round_up(height(out) + (spec.phase ? 2 : 0), kBlockRows) / kBlockRows;
-    return channels * (Columns(spec).group_floats + 28) * blocks * round_up(width(out), kLanes);
+    const int64_t operations = channels * (z.group_floats + 28) + z.parts * spec.channels_in * kPoints * kPoints;
+    return operations * blocks * round_up(width(out), kLanes);
   }
   return channels * spec.channels_in * spec.kernel * spec.kernel * height(out) * round_up(width(out), kLanes);
 }

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// conv2d of few input channels and large kernels: Winograd's F(4, 5) down the columns. Four rows of output take 8
-// products a column of five taps instead of 20; the transform of the one or three input maps is shared by all output
-// channels.
+// conv2d with large kernels: Winograd's F(4, 5) down the columns. Four rows of output take 8 products a column of five
+// taps instead of 20; the transform of the input maps is shared by all output channels.
 //
-//     y = A' (G w * B' x),  A'[j][p] = p^j,  G[p][t] = p^t / prod_{q != p} (p - q),  p in {0, 1, -1, 2, -2, 1/2, -1/2,
-//     inf}
+//     y = A' (G w * B' x),  A'[j][p] = p^j,  G[p][t] = p^t / prod_{q != p} (p - q),  p in {0, +-1, +-2, +-1/2, inf}
 //
 // Kernels of more than five rows are sums of such columns. Blocks of four rows lie at absolute multiples of four plus
 // spec.phase, so that a pixel is computed alike in every tile.
@@ -23,9 +21,7 @@ constexpr double kPoint[kPoints - 1] = {0, 1, -1, 2, -2, 0.5, -0.5};
 // Rows of B' are divided by these powers of two and rows of G multiplied: both stay near 1.
 constexpr double kScale[kPoints] = {1, 4, 4, 4, 4, 4, 4, 4};
 
-FASTSR_INLINE bool by_columns(const Spec& spec) {
-  return spec.channels_in <= 3 && spec.kernel >= kColumnTaps && spec.channels_out >= 8;
-}
+FASTSR_INLINE bool by_columns(const Spec& spec) { return spec.kernel >= kColumnTaps && spec.channels_out >= 8; }
 
 // Offsets in floats from the start of the packed weights: the input transform, then the kernel's.
 struct Columns {
@@ -83,16 +79,14 @@ void pack_columns(const Spec& spec, int64_t group, float* to) {
           }
 }
 
-// Where a tile keeps its transformed input, in floats: [blocks][parts][Ci][points][line], then one unit's products.
+// Scratch, in floats: one block's transformed input [parts][Ci][points][line], then one unit's products.
 struct ColumnsRoom {
-  int64_t blocks, line, block_floats, products, total;
+  int64_t line, products, total;
 
   ColumnsRoom(const Spec& spec, const Rect& out, int64_t group, int64_t wide) {
     const Columns z(spec);
-    blocks = round_up(height(out), kBlockRows) / kBlockRows + 1;  // one more where the tile begins inside a block
     line = round_up(width(out), kLanes) + round_up(z.k, kLanes) + wide * kLanes;
-    block_floats = z.parts * spec.channels_in * kPoints * line;
-    products = blocks * block_floats;
+    products = z.parts * spec.channels_in * kPoints * line;
     total = products + kPoints * group * wide * kLanes;
   }
 };
@@ -103,25 +97,23 @@ FASTSR_INLINE int64_t first_block(const Spec& spec, int64_t y) {
   return (from >= 0 ? from / kBlockRows : -((kBlockRows - 1 - from) / kBlockRows)) * kBlockRows + spec.phase;
 }
 
-void transform_input(const Args& a, const ColumnsRoom& room, const float* transform, float* to) {
+// Transforms the rows that the block of output rows from y reads.
+void transform_input(const Args& a, const ColumnsRoom& room, const float* transform, int64_t y, float* to) {
   const Columns z(*a.spec);
   const View& in = a.in[0];
-  const int64_t blocks = (height(in.rect) - z.k + 1) / kBlockRows;
-  for (int64_t b = 0; b < blocks; ++b) {
-    for (int64_t part = 0; part < z.parts; ++part) {
-      // A shorter column does not depend on the last rows, which may not exist: zeros do as well.
-      const int rows = static_cast<int>(kBlockRows - 1 + min(kColumnTaps, z.k - part * kColumnTaps));
-      for (int64_t ci = 0; ci < a.spec->channels_in; ++ci, to += kPoints * room.line) {
-        const float* top = at(in, ci, in.rect.y0 + b * kBlockRows + part * kColumnTaps, in.rect.x0);
-        for (int64_t x = 0; x < width(in.rect); x += kLanes) {
-          vf row[kPoints];
-          for (int i = 0; i < rows; ++i) row[i] = load(top + i * in.row_stride + x);
-          for (int i = rows; i < kPoints; ++i) row[i] = set1(0.0f);
-          for (int p = 0; p < kPoints; ++p) {
-            vf sum = mul(row[0], set1(transform[p * kPoints]));
-            for (int i = 1; i < kPoints; ++i) sum = fmadd(row[i], set1(transform[p * kPoints + i]), sum);
-            store(to + p * room.line + x, sum);
-          }
+  for (int64_t part = 0; part < z.parts; ++part) {
+    // A shorter column does not depend on the last rows, which may not exist: zeros do as well.
+    const int rows = static_cast<int>(kBlockRows - 1 + min(kColumnTaps, z.k - part * kColumnTaps));
+    for (int64_t ci = 0; ci < a.spec->channels_in; ++ci, to += kPoints * room.line) {
+      const float* top = at(in, ci, y - z.k / 2 + part * kColumnTaps, in.rect.x0);
+      for (int64_t x = 0; x < width(in.rect); x += kLanes) {
+        vf row[kPoints];
+        for (int i = 0; i < rows; ++i) row[i] = load(top + i * in.row_stride + x);
+        for (int i = rows; i < kPoints; ++i) row[i] = set1(0.0f);
+        for (int p = 0; p < kPoints; ++p) {
+          vf sum = mul(row[0], set1(transform[p * kPoints]));
+          for (int i = 1; i < kPoints; ++i) sum = fmadd(row[i], set1(transform[p * kPoints + i]), sum);
+          store(to + p * room.line + x, sum);
         }
       }
     }

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fastsr import executors
+from fastsr import _core, executors
+from fastsr.benchmark import foreign
 from fastsr.errors import DeviceError
 from fastsr.ops import OPS
 from fastsr.plan import INPUT, OUTPUT, Plan
@@ -26,14 +27,25 @@ ENGINES = {
     "torch-compile": "the same, its stages through torch.compile",
     "torch-best": "the fastest torch we found (best.py), eager",
     "torch-best-compile": "the same, its stages through torch.compile",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO, precision pinned to f32",
+    "ncnn": "ncnn, its half floats switched off",
 }
 """name -> what it is, in the order of the tables"""
+FOREIGN = ("onnxruntime", "openvino", "ncnn")
+"""engines of foreign.py, which need the package of their name (the first two also onnx)"""
+
+
+def _needs(name: str) -> tuple[str, ...]:
+    """The packages behind an engine."""
+    if name == "fastsr":
+        return ()
+    return ("torch",) if name not in FOREIGN else (name,) if name == "ncnn" else (name, "onnx")
 
 
 def available() -> list[str]:
     """The engines that can run here."""
-    has_torch = importlib.util.find_spec("torch") is not None
-    return [name for name in ENGINES if name == "fastsr" or has_torch]
+    return [name for name in ENGINES if all(importlib.util.find_spec(package) for package in _needs(name))]
 
 
 def check(name: str, precision: str) -> None:
@@ -41,7 +53,7 @@ def check(name: str, precision: str) -> None:
     if name not in ENGINES:
         raise DeviceError(f"engine {name!r} is not one of {', '.join(ENGINES)}")
     if name not in available():
-        raise DeviceError(f"engine '{name}' needs torch, which is not installed: pip install torch")
+        raise DeviceError(f"engine '{name}' is not installed: pip install {' '.join(_needs(name))}")
     if precision != "fp32":
         raise DeviceError(f"precision {precision!r} is not available: engine '{name}' can be measured in fp32")
 
@@ -53,6 +65,8 @@ def prepare(name: str, plan: Plan, weights: Mapping[str, np.ndarray], threads: i
     """
     if name == "fastsr":
         return executors.get("cpu").prepare(plan, weights, threads=threads).run
+    if name in FOREIGN:
+        return foreign.prepare(name, plan, weights, threads or _core.default_threads())
     missing = sorted({step.op for step in plan.steps} - set(OPS))
     if missing:
         raise DeviceError(f"engine '{name}' has no torch peer of {', '.join(missing)}")
@@ -114,4 +128,4 @@ def version(name: str) -> str:
     """The version of the library behind an engine."""
     import importlib.metadata
 
-    return importlib.metadata.version("fastsr" if name == "fastsr" else "torch")
+    return importlib.metadata.version(name if name == "fastsr" or name in FOREIGN else "torch")
