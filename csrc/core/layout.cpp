@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "core/session_parts.h"
 #include "core/status.h"
@@ -113,7 +114,7 @@ void Session::plan_tasks(const Segment& segment, Layout& layout) const {
   double best = std::numeric_limits<double>::infinity();
   std::pair<int64_t, int64_t> task{up(16), up(16)};
   int64_t block = 1;
-  for (int i = segment.first; i < segment.last; ++i) block = std::max(block, graph_.nodes[index(i)].spec.block_rows);
+  for (int i = segment.first; i < segment.last; ++i) block = std::lcm(block, graph_.nodes[index(i)].spec.block_rows);
   for (int64_t th : sides) {
     if (g == 1 && th % block != 0) continue;
     for (int64_t tw : sides) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // conv2d    out = act(w * x + b) [+ residual]                                        DESIGN section 5; paper 000, Eq. 6-7
 // shapes    x [Ci, H, W]  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar
-// work      many outputs: kGroup output channels x up to kWide vectors of a row in registers, by products (k < 5) or
+// work      many outputs: kGroup output channels x up to kWide vectors of a row in registers, by products or by
 //           Winograd down the columns (conv2d_columns.h); one to three outputs: kRows rows x 2 vectors, so that a loaded
 //           vector feeds k rows of taps
 // cost      2 Ci Co k^2 flops per pixel, with Winograd 0.4 of them; the order of a pixel's sum depends on its absolute
@@ -64,7 +64,7 @@ size_t scratch_bytes(const Spec& spec, const Rect& out) {
   return by_columns(spec) ? static_cast<size_t>(ColumnsRoom(spec, out, kGroup, kWide).total) * sizeof(float) : 0;
 }
 
-int64_t block_rows(const Spec& spec) { return by_columns(spec) ? kBlockRows : 1; }
+int64_t block_rows(const Spec& spec) { return by_columns(spec) ? Columns(spec).rows : 1; }
 
 FASTSR_INLINE vf leaky(vf v, vf slope) { return select(greater(v, set1(0.0f)), v, mul(v, slope)); }
 
@@ -150,19 +150,19 @@ void many(const Args& a) {
   }
 }
 
-// kGroup output channels, V vectors from x of the block of rows from y.
-template <int V>
+// kGroup output channels, V vectors from x of the block of M rows from y.
+template <int M, int V>
 FASTSR_INLINE void unit(const Args& a, const Columns& z, int64_t line, const float* w, const float* bias,
                         const float* transformed, float* products, int64_t c, int64_t y, int64_t x, int64_t n) {
   multiply<kGroup, V>(*a.spec, z, line, w, transformed, products);
   const Rect& r = a.out.rect;
   for (int g = 0; g < min(kGroup, a.spec->channels_out - c); ++g) {
-    vf row[V][kBlockRows];
+    vf row[V][M];
     FASTSR_UNROLL
     for (int v = 0; v < V; ++v)
-      output_transform(products + (g * V + v) * kLanes, kGroup * V * kLanes, set1(bias[g]), row[v]);
+      output_transform<M>(products + (g * V + v) * kLanes, kGroup * V * kLanes, set1(bias[g]), row[v]);
     FASTSR_UNROLL
-    for (int i = 0; i < kBlockRows; ++i) {
+    for (int i = 0; i < M; ++i) {
       if (y + i < r.y0 || y + i >= r.y1) continue;
       vf sum[1][V];
       FASTSR_UNROLL
@@ -172,6 +172,7 @@ FASTSR_INLINE void unit(const Args& a, const Columns& z, int64_t line, const flo
   }
 }
 
+template <int M>
 void columns(const Args& a) {
   const Packed* head = static_cast<const Packed*>(a.packed);
   const float* base = static_cast<const float*>(a.packed);
@@ -179,7 +180,7 @@ void columns(const Args& a) {
   const ColumnsRoom room(*a.spec, a.out.rect, kGroup, kWide);
   float* transformed = static_cast<float*>(a.scratch);
   const Rect& r = a.out.rect;
-  for (int64_t y = first_block(*a.spec, r.y0); y < r.y1; y += kBlockRows) {
+  for (int64_t y = first_block(*a.spec, M, r.y0); y < r.y1; y += M) {
     transform_input(a, room, base + head->weights, y, transformed);
     for (int64_t c = 0; c < a.spec->channels_out; c += kGroup) {
       const float* w = base + head->weights + Columns::kTransform + c * z.group_floats;
@@ -189,11 +190,11 @@ void columns(const Args& a) {
         const int64_t n = r.x1 - x;
         const float* from = transformed + (x - r.x0);
         if (n > 2 * kLanes && kWide > 2) {
-          unit<kWide>(a, z, room.line, w, bias, from, products, c, y, x, n);
+          unit<M, kWide>(a, z, room.line, w, bias, from, products, c, y, x, n);
         } else if (n > kLanes) {
-          unit<2>(a, z, room.line, w, bias, from, products, c, y, x, n);
+          unit<M, 2>(a, z, room.line, w, bias, from, products, c, y, x, n);
         } else {
-          unit<1>(a, z, room.line, w, bias, from, products, c, y, x, n);
+          unit<M, 1>(a, z, room.line, w, bias, from, products, c, y, x, n);
         }
       }
     }
@@ -273,10 +274,11 @@ void few(const Args& a) {
 
 int64_t work(const Spec& spec, const Rect& out) {
   const int64_t channels = spec.channels_out <= kFew ? spec.channels_out : round_up(spec.channels_out, kGroup);
-  if (by_columns(spec)) {  // products, about 28 operations of the output transform a block, 64 of the input's
+  if (by_columns(spec)) {  // products, the output transform, 64 operations a block for the input's
     const Columns z(spec);
-    const int64_t blocks = round_up(height(out) + (spec.phase ? 2 : 0), kBlockRows) / kBlockRows;
-    const int64_t operations = channels * (z.group_floats + 28) + z.parts * spec.channels_in * kPoints * kPoints;
+    const int64_t blocks = round_up(height(out) + (spec.phase ? 2 : 0), z.rows) / z.rows;
+    const int64_t operations =
+        channels * (z.group_floats + 6 * z.rows + 4) + z.parts * spec.channels_in * kPoints * kPoints;
     return operations * blocks * round_up(width(out), kLanes);
   }
   return channels * spec.channels_in * spec.kernel * spec.kernel * height(out) * round_up(width(out), kLanes);
@@ -284,7 +286,7 @@ int64_t work(const Spec& spec, const Rect& out) {
 
 void run(const Args& a) {
   if (by_columns(*a.spec)) {
-    columns(a);
+    Columns(*a.spec).rows == 4 ? columns<4>(a) : columns<6>(a);
   } else if (a.spec->channels_out > kFew) {
     many(a);
   } else if (a.spec->kernel == 3) {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// conv2d with large kernels: Winograd's F(4, 5) down the columns. Four rows of output take 8 products a column of five
-// taps instead of 20; the transform of the input maps is shared by all output channels.
+// conv2d by Winograd down the columns, with 8 points: F(4, 5) for large kernels, F(6, 3) for 3 x 3 of many channels. Four
+// rows of output take 8 products a column of five taps instead of 20, six rows 8 a column of three instead of 18; the
+// transform of the input maps is shared by all output channels.
 //
 //     y = A' (G w * B' x),  A'[j][p] = p^j,  G[p][t] = p^t / prod_{q != p} (p - q),  p in {0, +-1, +-2, +-1/2, inf}
 //
-// Kernels of more than five rows are sums of such columns. Blocks of four rows lie at absolute multiples of four plus
+// Kernels of more than five rows are sums of such columns. Blocks of rows lie at absolute multiples of their height plus
 // spec.phase, so that a pixel is computed alike in every tile.
 #pragma once
 
@@ -15,21 +16,25 @@ namespace fastsr {
 namespace {
 
 constexpr int kPoints = 8;
-constexpr int64_t kBlockRows = 4;
-constexpr int64_t kColumnTaps = 5;
 constexpr double kPoint[kPoints - 1] = {0, 1, -1, 2, -2, 0.5, -0.5};
 // Rows of B' are divided by these powers of two and rows of G multiplied: both stay near 1.
 constexpr double kScale[kPoints] = {1, 4, 4, 4, 4, 4, 4, 4};
 
-FASTSR_INLINE bool by_columns(const Spec& spec) { return spec.kernel >= kColumnTaps && spec.channels_out >= 8; }
+// Few input channels of 3 x 3 leave too few products to pay for the output transform.
+FASTSR_INLINE bool by_columns(const Spec& spec) {
+  return spec.channels_out >= 8 && (spec.kernel >= 5 || (spec.kernel == 3 && spec.channels_in >= 8));
+}
 
 // Offsets in floats from the start of the packed weights: the input transform, then the kernel's.
 struct Columns {
-  int64_t k, parts, terms, group_floats;  // parts: columns of five taps; terms: products summed per point
+  int64_t k, taps, rows;               // of a column; of a block
+  int64_t parts, terms, group_floats;  // parts: columns of a kernel; terms: products summed per point
 
   explicit Columns(const Spec& spec) {
     k = spec.kernel;
-    parts = (k + kColumnTaps - 1) / kColumnTaps;
+    taps = k == 3 ? 3 : 5;
+    rows = kPoints + 1 - taps;
+    parts = (k + taps - 1) / taps;
     terms = spec.channels_in * parts * k;
     group_floats = kPoints * terms;  // times the channels of a group
   }
@@ -51,9 +56,9 @@ void input_transform(float* to) {
   }
 }
 
-// One column of n <= 5 taps (w[0], w[stride], ...) at point p.
-double kernel_at(int p, const float* w, int64_t stride, int64_t n) {
-  if (p == kPoints - 1) return n == kColumnTaps ? kScale[p] * static_cast<double>(w[(n - 1) * stride]) : 0.0;
+// One column of n taps (w[0], w[stride], ...) at point p; `whole` when it is as long as the columns of this kernel are.
+double kernel_at(int p, const float* w, int64_t stride, int64_t n, bool whole) {
+  if (p == kPoints - 1) return whole ? kScale[p] * static_cast<double>(w[(n - 1) * stride]) : 0.0;
   double sum = 0, power = 1, divisor = 1;
   for (int64_t t = 0; t < n; ++t, power *= kPoint[p]) sum += power * static_cast<double>(w[t * stride]);
   for (int q = 0; q < kPoints - 1; ++q)
@@ -72,10 +77,10 @@ void pack_columns(const Spec& spec, int64_t group, float* to) {
       for (int64_t part = 0; part < z.parts; ++part)
         for (int64_t ci = 0; ci < spec.channels_in; ++ci)
           for (int64_t kx = 0; kx < z.k; ++kx) {
-            const int64_t first = part * kColumnTaps;
+            const int64_t first = part * z.taps, n = min(z.taps, z.k - first);
             const int64_t term = (part * spec.channels_in + ci) * z.k + kx;
-            to[(c / group * z.group_floats + p * z.terms + term) * group + c % group] = static_cast<float>(kernel_at(
-                p, w + (c * spec.channels_in + ci) * z.k * z.k + first * z.k + kx, z.k, min(kColumnTaps, z.k - first)));
+            to[(c / group * z.group_floats + p * z.terms + term) * group + c % group] = static_cast<float>(
+                kernel_at(p, w + (c * spec.channels_in + ci) * z.k * z.k + first * z.k + kx, z.k, n, n == z.taps));
           }
 }
 
@@ -91,10 +96,10 @@ struct ColumnsRoom {
   }
 };
 
-// The first row of the blocks that cover a tile.
-FASTSR_INLINE int64_t first_block(const Spec& spec, int64_t y) {
+// The first row of the blocks of `rows` that cover a tile.
+FASTSR_INLINE int64_t first_block(const Spec& spec, int64_t rows, int64_t y) {
   const int64_t from = y - spec.phase;
-  return (from >= 0 ? from / kBlockRows : -((kBlockRows - 1 - from) / kBlockRows)) * kBlockRows + spec.phase;
+  return (from >= 0 ? from / rows : -((rows - 1 - from) / rows)) * rows + spec.phase;
 }
 
 // Transforms the rows that the block of output rows from y reads.
@@ -103,9 +108,9 @@ void transform_input(const Args& a, const ColumnsRoom& room, const float* transf
   const View& in = a.in[0];
   for (int64_t part = 0; part < z.parts; ++part) {
     // A shorter column does not depend on the last rows, which may not exist: zeros do as well.
-    const int rows = static_cast<int>(kBlockRows - 1 + min(kColumnTaps, z.k - part * kColumnTaps));
+    const int rows = static_cast<int>(z.rows - 1 + min(z.taps, z.k - part * z.taps));
     for (int64_t ci = 0; ci < a.spec->channels_in; ++ci, to += kPoints * room.line) {
-      const float* top = at(in, ci, y - z.k / 2 + part * kColumnTaps, in.rect.x0);
+      const float* top = at(in, ci, y - z.k / 2 + part * z.taps, in.rect.x0);
       for (int64_t x = 0; x < width(in.rect); x += kLanes) {
         vf row[kPoints];
         for (int i = 0; i < rows; ++i) row[i] = load(top + i * in.row_stride + x);
@@ -149,18 +154,23 @@ FASTSR_INLINE void multiply(const Spec& spec, const Columns& z, int64_t line, co
   }
 }
 
-// Four rows of one channel and vector from its products: points come in pairs p, -p, which share even and odd powers.
+// M rows of one channel and vector from its products: points come in pairs p, -p, which share even and odd powers.
+template <int M>
 FASTSR_INLINE void output_transform(const float* m, int64_t step, vf bias, vf* y) {
   const vf plus1 = load(m + step), minus1 = load(m + 2 * step), plus2 = load(m + 3 * step), minus2 = load(m + 4 * step);
   const vf plus3 = load(m + 5 * step), minus3 = load(m + 6 * step);
-  const vf even1 = add(plus1, minus1), odd1 = sub(plus1, minus1), even2 = add(plus2, minus2), odd2 = sub(plus2, minus2);
-  const vf even3 = add(plus3, minus3), odd3 = sub(plus3, minus3);
-  const vf two = set1(2.0f), half = set1(0.5f), four = set1(4.0f), quarter = set1(0.25f), eight = set1(8.0f),
-           eighth = set1(0.125f);
-  y[0] = add(add(load(m), bias), add(even1, add(even2, even3)));
-  y[1] = fmadd(odd2, two, fmadd(odd3, half, add(odd1, bias)));
-  y[2] = fmadd(even2, four, fmadd(even3, quarter, add(even1, bias)));
-  y[3] = add(fmadd(odd2, eight, fmadd(odd3, eighth, add(odd1, bias))), load(m + 7 * step));
+  // [parity]: sums for even powers, differences for odd ones.
+  const vf one[2] = {add(plus1, minus1), sub(plus1, minus1)};
+  const vf two[2] = {add(plus2, minus2), sub(plus2, minus2)};
+  const vf half[2] = {add(plus3, minus3), sub(plus3, minus3)};
+  y[0] = add(add(load(m), bias), add(one[0], add(two[0], half[0])));
+  float power = 1;
+  FASTSR_UNROLL
+  for (int j = 1; j < M; ++j) {
+    power *= 2;
+    y[j] = fmadd(two[j % 2], set1(power), fmadd(half[j % 2], set1(1 / power), add(one[j % 2], bias)));
+  }
+  y[M - 1] = add(y[M - 1], load(m + 7 * step));
 }
 
 }  // namespace
