@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kSlack = 64;     // floats that kernels may read past a row (core/kernel.h)
 constexpr double kTaskWork = 2e5;  // multiply-adds that beginning a task is worth: about 10 us, measured
 const Rect kNothing{INT64_MAX, INT64_MAX, INT64_MIN, INT64_MIN};
+constexpr size_t kPlanesBytes = size_t{128} << 20;
 constexpr int64_t kMaxPixels = int64_t{1} << 31;
 
 size_t buffer_bytes(int64_t channels, int64_t h, int64_t w) {
@@ -26,6 +27,32 @@ int64_t l2_bytes() {
   static const int64_t bytes = std::max<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE), 256 << 10);  // 0 or -1: not known
   return bytes;
 }
+
+// Buffers that live from one step to another share memory when they do not meet.
+struct Places {
+  struct Item {
+    size_t begin, end;
+    int born, dies;
+  };
+  std::vector<Item> items;
+  size_t top = 0;
+
+  // The first gap that is free from `born` to `dies`.
+  size_t place(size_t bytes, int born, int dies) {
+    size_t begin = 0;
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (const Item& other : items)
+        if (born <= other.dies && other.born <= dies && begin < other.end && other.begin < begin + bytes) {
+          begin = other.end;
+          moved = true;
+        }
+    }
+    items.push_back({begin, begin + bytes, born, dies});
+    top = std::max(top, begin + bytes);
+    return begin;
+  }
+};
 
 }  // namespace
 
@@ -56,32 +83,14 @@ size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, boo
   std::vector<int> last_use(values, -1);
   for (int i = segment.first; i < segment.last; ++i)
     for (int v : graph_.nodes[index(i)].inputs) last_use[index(v)] = i;
-  struct Item {
-    size_t begin, end;
-    int born, dies;
-  };
-  std::vector<Item> placed;
-  size_t top = 0;
-  const auto place = [&](size_t bytes, int born, int dies) {
-    size_t begin = 0;
-    for (bool moved = true; moved;) {
-      moved = false;
-      for (const Item& other : placed)
-        if (born <= other.dies && other.born <= dies && begin < other.end && other.begin < begin + bytes) {
-          begin = other.end;
-          moved = true;
-        }
-    }
-    placed.push_back({begin, begin + bytes, born, dies});
-    top = std::max(top, begin + bytes);
-    return begin;
-  };
+  Places places;
   if (offsets) offsets->assign(values + graph_.nodes.size(), 0);
   const auto room = [&](int v, int born) {
     // Two more rows and columns: where a tile begins between two LR pixels it touches one more of them.
     const Rect& r = need[index(v)];
-    const size_t at = place(buffer_bytes(graph_.values[index(v)].channels, height(r) + slack_rows_ + 2, width(r) + 2),
-                            born, last_use[index(v)]);
+    const size_t at =
+        places.place(buffer_bytes(graph_.values[index(v)].channels, height(r) + slack_rows_ + 2, width(r) + 2), born,
+                     last_use[index(v)]);
     if (offsets) (*offsets)[index(v)] = at;
   };
   for (int v : segment.reads) room(v, segment.first);
@@ -89,10 +98,11 @@ size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, boo
     const Node& node = graph_.nodes[index(i)];
     if (node.out != segment.out) room(node.out, i);
     if (!kernels) continue;
-    const size_t at = place(aligned(packed_[index(i)].kernel->scratch_bytes(node.spec, need[index(node.out)])), i, i);
+    const size_t at =
+        places.place(aligned(packed_[index(i)].kernel->scratch_bytes(node.spec, need[index(node.out)])), i, i);
     if (offsets) (*offsets)[values + index(i)] = at;
   }
-  return top;
+  return places.top;
 }
 
 // Chooses the task tile of a segment: the least work per pixel (halo recomputed included) among the sizes whose
@@ -158,14 +168,21 @@ Session::Layout Session::layout(int64_t h, int64_t w, int64_t tile) const {
   const int64_t far = 720720 * s;
   const std::vector<Rect> need =
       needs_of(graph_, 0, static_cast<int>(graph_.nodes.size()), {far, far, far + th, far + tw});
-  for (const Segment& segment : segments_) {
-    if (segment.out == graph_.out()) continue;
-    const Extent e = graph_.extent(segment.out, h, w);
-    const Rect& r = need[index(segment.out)];
-    layout.plane_offset[index(segment.out)] = layout.planes_bytes;
-    layout.planes_bytes +=
-        buffer_bytes(e.channels, std::min(height(r) + slack_rows_ + 2, e.height), std::min(width(r) + 2, e.width));
+  // A plane's room is free again after the last segment that reads it.
+  Places places;
+  for (size_t k = 0; k < segments_.size(); ++k) {
+    const int v = segments_[k].out;
+    if (v == graph_.out()) continue;
+    size_t last = k;
+    for (size_t other = k + 1; other < segments_.size(); ++other)
+      if (std::count(segments_[other].reads.begin(), segments_[other].reads.end(), v)) last = other;
+    const Extent e = graph_.extent(v, h, w);
+    const Rect& r = need[index(v)];
+    layout.plane_offset[index(v)] = places.place(
+        buffer_bytes(e.channels, std::min(height(r) + slack_rows_ + 2, e.height), std::min(width(r) + 2, e.width)),
+        static_cast<int>(k), static_cast<int>(last));
   }
+  layout.planes_bytes = places.top;
   return layout;
 }
 
@@ -187,7 +204,13 @@ Session::Layout Session::choose(int64_t h, int64_t w) const {
     fail(Status::kLimit, "an output of ", w * graph_.scale, "x", h * graph_.scale,
          " pixels is above the limit of 2^31");
   Layout l = layout(h, w, options_.tile);
-  if (!options_.memory_limit) return l;
+  if (!options_.memory_limit) {
+    // Wide planes of a whole frame would take gigabytes, and their pages longer than a halo.
+    for (int64_t tile = std::max(h, w) * 3 / 4; !options_.tile && l.planes_bytes > kPlanesBytes && tile >= 64;
+         tile = tile * 3 / 4)
+      l = layout(h, w, tile);
+    return l;
+  }
   size_t fixed = 0;
   for (const Packed& packed : packed_) fixed += packed.bytes;
   int64_t tile = l.tile ? l.tile : std::max(h, w);

@@ -16,6 +16,9 @@ namespace fastsr {
 namespace {
 
 constexpr int64_t kNarrow = 4;  // values of at most this many channels are kept as whole planes
+// So are wider ones that take more multiply-adds a number. Writing and reading it takes as long as about 80 (10 GB/s);
+// what it saves is the part of them that tiles make twice, a third to a half in chains of 3 x 3 layers.
+constexpr int64_t kKeepWork = 200;
 
 void poison(void* p, size_t bytes) {
   float* f = static_cast<float*>(p);
@@ -52,16 +55,18 @@ Session::~Session() {
 
 void Session::cut() {
   const int steps = static_cast<int>(graph_.nodes.size());
-  // A value is an end of a segment when it is narrow and no wide value is alive across it.
   std::vector<int> last_use(graph_.values.size(), -1);
   for (int i = 0; i < steps; ++i)
     for (int v : graph_.nodes[index(i)].inputs) last_use[index(v)] = i;
+  // A segment ends with a value that is worth a plane, if all others still to be read are planes already.
+  std::vector<bool> plane(graph_.values.size(), false);
   Segment segment{0, 0, {}, 0, 1};
   for (int i = 0; i < steps; ++i) {
-    bool narrow = true;
-    for (int v = 1; v <= graph_.nodes[index(i)].out; ++v)
-      if (last_use[index(v)] > i && graph_.values[index(v)].channels > kNarrow) narrow = false;
-    if (!narrow && i + 1 < steps) continue;
+    const int made = graph_.nodes[index(i)].out;
+    bool ends = i + 1 == steps || worth_a_plane(i);
+    for (int v = 1; v < made; ++v) ends = ends && (last_use[index(v)] <= i || plane[index(v)]);
+    if (!ends) continue;
+    plane[index(made)] = true;
     segment.last = i + 1;
     segment.out = graph_.nodes[index(i)].out;
     for (int k = segment.first; k < segment.last; ++k)
@@ -74,6 +79,15 @@ void Session::cut() {
     segment = {i + 1, i + 1, {}, 0, 1};
   }
   block();
+}
+
+// Whether to keep step i's output as a plane: when that is cheaper than making a tile's halo of it again.
+bool Session::worth_a_plane(int i) const {
+  const Spec& spec = graph_.nodes[index(i)].spec;
+  if (spec.channels_out <= kNarrow) return true;
+  constexpr int64_t kSide = 96;
+  const int64_t work = packed_[index(i)].kernel->work(spec, {0, 0, kSide, kSide}) / (kSide * kSide);
+  return work > kKeepWork * spec.channels_out;
 }
 
 // Lets kernels compute rows in blocks, placed so that the blocks of a value begin where most tiles of it begin.

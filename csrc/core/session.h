@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Session: a plan prepared for this CPU (weights packed, kernels chosen); run() turns planes into larger planes.
 //
-// The plan is cut into segments at values of few channels (a pixel of them is cheap to keep and dear to recompute).
+// The plan is cut into segments at values of few channels, or of much work: cheaper to keep than to recompute.
 // A segment runs depth first, tile by tile: its wide values live in one worker's scratch, which fits in L2, and
 // never reach memory. The values between segments are whole planes in the arena.
 #pragma once
@@ -62,6 +62,7 @@ class Session {
   struct Frame;    // what one run passes down
 
   void cut();
+  bool worth_a_plane(int step) const;
   void block();
   Layout layout(int64_t h, int64_t w, int64_t tile) const;
   Layout choose(int64_t h, int64_t w) const;

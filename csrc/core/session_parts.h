@@ -24,7 +24,7 @@ struct Session::Segment {
 
 struct Session::Layout {
   int64_t h = 0, w = 0, tile = 0;
-  std::vector<size_t> plane_offset;  // per value; only narrow values between segments have one
+  std::vector<size_t> plane_offset;  // per value; only those between segments have one
   size_t planes_bytes = 0;
   size_t scratch_bytes = 0;                       // per worker
   std::vector<std::pair<int64_t, int64_t>> task;  // per segment: height, width of a task's tile of its output
