@@ -1,6 +1,6 @@
-# fastsr_add_op(name [BF16]): one op. Its rule is csrc/ops/<name>.cpp; its CPU kernel csrc/cpu/<name>.cpp is compiled
+# fastsr_add_op(name [BF16] [COMPOSED]): one op. Its rule is csrc/ops/<name>.cpp; its CPU kernel csrc/cpu/<name>.cpp is compiled
 # once per ISA and exports one table, fastsr_kernel_<name>_<isa>. BF16 adds AVX-512-BF16 with VNNI, which every CPU that
-# has the first has too, and AMX where the compiler knows it.
+# has the first has too, and AMX where the compiler knows it. A COMPOSED op has no kernel: its rule names other ops.
 # fastsr_write_registry(target) then writes the two tables of csrc/core/rule.h.
 
 set(FASTSR_ISAS baseline)
@@ -22,9 +22,12 @@ set(FASTSR_OPS "" CACHE INTERNAL "")
 set(FASTSR_KERNELS "" CACHE INTERNAL "")
 
 function(fastsr_add_op name)
-  cmake_parse_arguments(OP "BF16" "" "" ${ARGN})
+  cmake_parse_arguments(OP "BF16;COMPOSED" "" "" ${ARGN})
   target_sources(fastsr_core PRIVATE ops/${name}.cpp)
   set(FASTSR_OPS ${FASTSR_OPS} ${name} CACHE INTERNAL "")
+  if(OP_COMPOSED)
+    return()
+  endif()
   foreach(isa ${FASTSR_ISAS})
     if(isa MATCHES "avx512bf16|amx" AND NOT OP_BF16)
       continue()

@@ -15,6 +15,12 @@ struct TensorRef {
   int64_t shape[4];
 };
 
+// Outputs that a kernel computes together, as Winograd's: blocks of rows x columns at absolute multiples of these plus
+// y, x. What a rectangle reads covers whole blocks.
+struct Blocks {
+  int64_t rows = 1, columns = 1, y = 0, x = 0;
+};
+
 // The numbers of one step, parsed and checked once by the op's rule (csrc/ops/<op>.cpp).
 struct Spec {
   int64_t inputs;  // 1, or 2 with a residual
@@ -24,9 +30,10 @@ struct Spec {
   int64_t patch;              // anchored_regression: side m of a patch
   int64_t features;           // anchored_regression: n1
   int64_t atoms;              // anchored_regression: A
-  int64_t block_rows, phase;  // the kernel's block of rows and where blocks begin: set by the session, 1 and 0 before
+  Blocks blocks;              // set by the session as the kernel wants it
   Border border;
-  Activation activation;
+  Activation activation, input_activation;  // conv2d: of the sum, of what is read
+  bool sum_inside;                          // conv2d: the residual is added before the activation
   float slope;
   TensorRef weights[3];  // conv2d: w, b (data may be null); anchored_regression: filters, atoms, projections
 };
@@ -34,7 +41,7 @@ struct Spec {
 struct Args {
   const Spec* spec;
   const void* packed;  // what pack wrote, 64-byte aligned
-  // in[0].rect is exactly what the rule's `needs` gives for out.rect, border already filled in; in[1] is the
+  // in[0].rect is exactly what the rule's `needs` gives for out.rect, border already filled in (see streams); in[1] is the
   // residual, in[1].rect == out.rect or larger. Rows of an input may be read up to 64 floats past their end.
   const View* in;
   View out;       // write every pixel of out.rect and nothing else
@@ -54,9 +61,13 @@ struct Kernel {
   // Time for an output rectangle in multiply-adds, recomputed halo, idle lanes and misses of its scratch and weights
   // included: what the session compares tile sizes by. That inputs and output stay in L2 is the session's care.
   int64_t (*work)(const Spec&, const Rect& out);
-  // Rows of output that are computed together, at absolute multiples plus spec.phase; in[0] then covers whole blocks.
-  // Null: 1.
-  int64_t (*block_rows)(const Spec&);
+  // The size of blocks; null: 1 x 1.
+  Blocks (*blocks)(const Spec&);
+  // Whether in[0] is read once only, so that it need not stay in L2, and what lies outside of in[0].rect counts as zero,
+  // so that no border need be made. Null: no.
+  bool (*streams)(const Spec&);
+  // Which of the kernel's ways a step takes, for people. Null: it has one.
+  const char* (*way)(const Spec&);
 };
 
 }  // namespace fastsr

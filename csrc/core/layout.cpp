@@ -72,6 +72,17 @@ std::vector<Rect> needs_of(const Graph& graph, int first, int last, const Rect& 
   return need;
 }
 
+// By how much blocks may make what a tile needs of steps [first, last) higher and wider than what one at their start
+// needs. Two more rows and columns: where a tile begins between two LR pixels it touches one more of them.
+Extent Session::slack(int first, int last) const {
+  Extent slack{0, 2, 2};
+  for (int i = first; i < last; ++i) {
+    slack.height += graph_.nodes[index(i)].spec.blocks.rows - 1;
+    slack.width += graph_.nodes[index(i)].spec.blocks.columns - 1;
+  }
+  return slack;
+}
+
 // Places the segment's values, and with `kernels` the kernels' scratch, in one worker's scratch, reusing the room of
 // values no longer read.
 size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, bool kernels,
@@ -85,15 +96,16 @@ size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, boo
     for (int v : graph_.nodes[index(i)].inputs) last_use[index(v)] = i;
   Places places;
   if (offsets) offsets->assign(values + graph_.nodes.size(), 0);
+  const Extent more = slack(segment.first, segment.last);
   const auto room = [&](int v, int born) {
-    // Two more rows and columns: where a tile begins between two LR pixels it touches one more of them.
     const Rect& r = need[index(v)];
     const size_t at =
-        places.place(buffer_bytes(graph_.values[index(v)].channels, height(r) + slack_rows_ + 2, width(r) + 2), born,
-                     last_use[index(v)]);
+        places.place(buffer_bytes(graph_.values[index(v)].channels, height(r) + more.height, width(r) + more.width),
+                     born, last_use[index(v)]);
     if (offsets) (*offsets)[index(v)] = at;
   };
-  for (int v : segment.reads) room(v, segment.first);
+  for (int v : segment.reads)
+    if (v == 0 || !streamed(segment, v)) room(v, segment.first);
   for (int i = segment.first; i < segment.last; ++i) {
     const Node& node = graph_.nodes[index(i)];
     if (node.out != segment.out) room(node.out, i);
@@ -123,11 +135,15 @@ void Session::plan_tasks(const Segment& segment, Layout& layout) const {
   const int64_t wanted = threads_ == 1 ? 1 : 8 * threads_;
   double best = std::numeric_limits<double>::infinity();
   std::pair<int64_t, int64_t> task{up(16), up(16)};
-  int64_t block = 1;
-  for (int i = segment.first; i < segment.last; ++i) block = std::lcm(block, graph_.nodes[index(i)].spec.block_rows);
+  int64_t rows = 1, columns = 1;
+  for (int i = segment.first; i < segment.last; ++i) {
+    rows = std::lcm(rows, graph_.nodes[index(i)].spec.blocks.rows);
+    columns = std::lcm(columns, graph_.nodes[index(i)].spec.blocks.columns);
+  }
   for (int64_t th : sides) {
-    if (g == 1 && th % block != 0) continue;
+    if (g == 1 && th % rows != 0) continue;
     for (int64_t tw : sides) {
+      if (g == 1 && tw % columns != 0) continue;
       if ((th > up(area_h) && th > sides[0]) || (tw > up(area_w) && tw > sides[0])) continue;
       const int64_t bytes = static_cast<int64_t>(plan_scratch(segment, th, tw, false, nullptr));
       const int64_t budget = l2_bytes() * 5 / 8;
@@ -168,6 +184,7 @@ Session::Layout Session::layout(int64_t h, int64_t w, int64_t tile) const {
   const int64_t far = 720720 * s;
   const std::vector<Rect> need =
       needs_of(graph_, 0, static_cast<int>(graph_.nodes.size()), {far, far, far + th, far + tw});
+  const Extent more = slack(0, static_cast<int>(graph_.nodes.size()));
   // A plane's room is free again after the last segment that reads it.
   Places places;
   for (size_t k = 0; k < segments_.size(); ++k) {
@@ -179,7 +196,7 @@ Session::Layout Session::layout(int64_t h, int64_t w, int64_t tile) const {
     const Extent e = graph_.extent(v, h, w);
     const Rect& r = need[index(v)];
     layout.plane_offset[index(v)] = places.place(
-        buffer_bytes(e.channels, std::min(height(r) + slack_rows_ + 2, e.height), std::min(width(r) + 2, e.width)),
+        buffer_bytes(e.channels, std::min(height(r) + more.height, e.height), std::min(width(r) + more.width, e.width)),
         static_cast<int>(k), static_cast<int>(last));
   }
   layout.planes_bytes = places.top;
@@ -233,15 +250,15 @@ std::vector<StepReport> Session::explain(int64_t h, int64_t w) const {
     const Node& node = graph_.nodes[i];
     const Extent e = graph_.extent(node.out, h, w);
     const Rect area{0, 0, e.height, e.width};
+    const Kernel& kernel = *packed_[i].kernel;
     const int64_t far = 720720;
     Spec single = node.spec;
-    single.block_rows = 1;
-    single.phase = 0;
+    single.blocks = Blocks{};
     const Rect need = node.rule->needs(single, 0, {far, far, far + 1, far + 1});
     const int64_t up = node.rule->upscale(node.spec);
-    StepReport report{node.rule->op,
+    StepReport report{graph_.ops[index(node.step)],
                       graph_.values[index(node.out)].name,
-                      std::string("cpu/") + packed_[i].kernel->isa,
+                      std::string("cpu/") + kernel.isa + (kernel.way ? std::string("/") + kernel.way(node.spec) : ""),
                       e,
                       0,
                       node.rule->flops(node.spec, area),
@@ -256,6 +273,12 @@ std::vector<StepReport> Session::explain(int64_t h, int64_t w) const {
     for (int v : node.inputs) {
       const Extent r = graph_.extent(v, h, w);
       report.bytes += 4 * r.channels * r.height * r.width;
+    }
+    if (i && graph_.nodes[i - 1].step == node.step) {  // a part of the same step
+      report.radius += reports.back().radius;
+      report.flops += reports.back().flops;
+      report.bytes += reports.back().bytes;
+      reports.pop_back();
     }
     reports.push_back(report);
   }

@@ -22,6 +22,23 @@ std::string join(const Names& names) {
   return text;
 }
 
+// The steps of ops of their own, each with the index of the plan's step it came from.
+std::vector<std::pair<size_t, Step>> expanded(const Plan& plan, std::vector<std::string>& ops) {
+  std::vector<std::pair<size_t, Step>> steps;
+  for (size_t i = 0; i < plan.steps.size(); ++i) {
+    const Step& step = plan.steps[i];
+    const Rule& rule = find_rule(step.op);
+    ops.push_back(step.op);
+    if (!rule.expand) {
+      steps.emplace_back(i, step);
+      continue;
+    }
+    if (step.inputs.size() != 1) fail(Status::kBadModel, "step ", i, " (", step.op, "): takes one input");
+    for (Step& part : rule.expand(step)) steps.emplace_back(i, std::move(part));
+  }
+  return steps;
+}
+
 }  // namespace
 
 const Rule& find_rule(const std::string& op) {
@@ -58,6 +75,19 @@ std::string choice_param(const Step& step, const char* name, const std::vector<s
   const std::string* value = std::get_if<std::string>(&found->second);
   if (!value || std::find(choices.begin(), choices.end(), *value) == choices.end())
     fail(Status::kBadModel, step.op, ": parameter '", name, "' is not one of ", join(choices));
+  return *value;
+}
+
+Activation activation_param(const Step& step, const char* name) {
+  const std::string act = choice_param(step, name, {"none", "relu", "leaky_relu"});
+  return act == "none" ? Activation::kNone : act == "relu" ? Activation::kRelu : Activation::kLeakyRelu;
+}
+
+bool bool_param(const Step& step, const char* name) {
+  const auto found = step.params.find(name);
+  if (found == step.params.end()) return false;
+  const bool* value = std::get_if<bool>(&found->second);
+  if (!value) fail(Status::kBadModel, step.op, ": parameter '", name, "' must be true or false");
   return *value;
 }
 
@@ -99,10 +129,10 @@ Graph check_plan(const Plan& plan, const Weights& weights) {
   graph.values.push_back({"lr", planes, 1});
   std::map<std::string, int> index{{"lr", 0}};
   std::set<int> unread;
-  for (size_t i = 0; i < plan.steps.size(); ++i) {
-    const Step& step = plan.steps[i];
+  for (const auto& [i, step] : expanded(plan, graph.ops)) {
     Node node;
     node.rule = &find_rule(step.op);
+    node.step = static_cast<int>(i);
     std::vector<int64_t> channels;
     for (const std::string& name : step.inputs) {
       const auto found = index.find(name);

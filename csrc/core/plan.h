@@ -36,6 +36,8 @@ double float_param(const Step& step, const char* name, double fallback);
 std::string choice_param(const Step& step, const char* name, const std::vector<std::string>& choices);
 TensorRef weight(const Step& step, const Weights& weights, const char* role, int rank);
 TensorRef optional_weight(const Step& step, const Weights& weights, const char* role, int rank);
+Activation activation_param(const Step& step, const char* name);
+bool bool_param(const Step& step, const char* name);
 void only(const Step& step, const std::vector<std::string>& params, const std::vector<std::string>& roles);
 
 // One step after checking: which values it reads and makes.
@@ -44,6 +46,7 @@ struct Node {
   Spec spec;
   std::vector<int> inputs;  // value indices
   int out;                  // value index
+  int step;                 // of the plan: an op that expands into several has a node for each
 };
 
 // Value 0 is the input; channels and resolution (multiple of the input's) of every value are known.
@@ -56,6 +59,7 @@ struct Value {
 struct Graph {
   std::vector<Node> nodes;
   std::vector<Value> values;
+  std::vector<std::string> ops;  // per step of the plan
   int64_t scale;
 
   Extent extent(int value, int64_t h, int64_t w) const {

@@ -14,6 +14,9 @@ struct Step;
 
 struct Rule {
   const char* op;
+  // An op that is a short list of others: their steps, values between them named after step.out. The session fuses
+  // them as it fuses all steps. Null for an op of its own, which has all of what follows. Throws Error(kBadModel).
+  std::vector<Step> (*expand)(const Step& step);
   // Checks the step and reads its numbers; channels_in holds the channels of each input. Throws Error(kBadModel).
   Spec (*parse)(const Step& step, const std::map<std::string, TensorRef>& weights,
                 const std::vector<int64_t>& channels_in);

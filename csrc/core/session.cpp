@@ -25,6 +25,15 @@ void poison(void* p, size_t bytes) {
   std::fill(f, f + bytes / sizeof(float), std::numeric_limits<float>::quiet_NaN());
 }
 
+// Whether two steps of a kernel read the same tensors and pack them alike: a recursion's steps.
+bool same_weights(const Spec& a, const Spec& b) {
+  if (!a.weights[0].data) return false;
+  for (int i = 0; i < 3; ++i)
+    if (a.weights[i].data != b.weights[i].data) return false;
+  return a.channels_in == b.channels_in && a.channels_out == b.channels_out && a.kernel == b.kernel &&
+         a.scale == b.scale && a.patch == b.patch && a.features == b.features && a.atoms == b.atoms;
+}
+
 }  // namespace
 
 Session::Session(const Plan& plan, const Weights& weights, const Options& options)
@@ -40,12 +49,19 @@ Session::Session(const Plan& plan, const Weights& weights, const Options& option
   for (Node& node : graph_.nodes) {
     Packed packed;
     packed.kernel = &find_kernel(node.rule->op, isa_);
-    packed.bytes = packed.kernel->packed_bytes(node.spec);
-    packed.weights = allocate(packed.bytes);
-    packed.kernel->pack(node.spec, packed.weights.get());
-    for (TensorRef& tensor : node.spec.weights) tensor.data = nullptr;  // the caller's memory may go now
+    for (size_t i = 0; i < packed_.size() && !packed.weights; ++i)
+      if (same_weights(graph_.nodes[i].spec, node.spec) && packed_[i].kernel == packed.kernel) packed = packed_[i];
+    if (packed.weights) {
+      packed.bytes = 0;  // counted where they were packed
+    } else {
+      packed.bytes = packed.kernel->packed_bytes(node.spec);
+      packed.weights = allocate(packed.bytes);
+      packed.kernel->pack(node.spec, packed.weights.get());
+    }
     packed_.push_back(std::move(packed));
   }
+  for (Node& node : graph_.nodes)
+    for (TensorRef& tensor : node.spec.weights) tensor.data = nullptr;  // the caller's memory may go now
   cut();
 }
 
@@ -90,7 +106,7 @@ bool Session::worth_a_plane(int i) const {
   return work > kKeepWork * spec.channels_out;
 }
 
-// Lets kernels compute rows in blocks, placed so that the blocks of a value begin where most tiles of it begin.
+// Lets kernels compute in blocks, placed so that the blocks of a value begin where most tiles of it begin.
 void Session::block() {
   for (const Segment& segment : segments_) {
     const int64_t far = 720720 * segment.granule;
@@ -98,13 +114,23 @@ void Session::block() {
     for (int i = segment.first; i < segment.last; ++i) {
       Spec& spec = graph_.nodes[index(i)].spec;
       const Kernel& kernel = *packed_[index(i)].kernel;
-      const int64_t rows = kernel.block_rows ? kernel.block_rows(spec) : 1;
-      const int64_t from = need[index(graph_.nodes[index(i)].out)].y0;
-      spec.phase = from - floor_div(from, rows) * rows;
-      spec.block_rows = rows;
-      slack_rows_ += rows - 1;
+      const Rect& from = need[index(graph_.nodes[index(i)].out)];
+      Blocks blocks = kernel.blocks ? kernel.blocks(spec) : Blocks{};
+      blocks.y = from.y0 - floor_div(from.y0, blocks.rows) * blocks.rows;
+      blocks.x = from.x0 - floor_div(from.x0, blocks.columns) * blocks.columns;
+      spec.blocks = blocks;
     }
   }
+}
+
+// Whether value v is read by kernels that make no use of a border around it, as sums and streams.
+bool Session::streamed(const Segment& segment, int v) const {
+  for (int i = segment.first; i < segment.last; ++i) {
+    const Node& node = graph_.nodes[index(i)];
+    const Kernel& kernel = *packed_[index(i)].kernel;
+    if (node.inputs[0] == v && !(kernel.streams && kernel.streams(node.spec))) return false;
+  }
+  return true;
 }
 
 std::unique_ptr<Session::Context> Session::acquire(int64_t h, int64_t w) {
@@ -204,7 +230,7 @@ void Session::run_task(const Frame& frame, const Segment& segment, const Rect& o
   for (int v : segment.reads) {
     const Extent e = graph_.extent(v, l.h, l.w);
     // A plane is read where it lies unless its border is; the caller's image has no room to read past a row's end.
-    if (v != 0 && contains({0, 0, e.height, e.width}, need[index(v)])) {
+    if (v != 0 && (streamed(segment, v) || contains({0, 0, e.height, e.width}, need[index(v)]))) {
       views[index(v)] = frame.views[index(v)];
       continue;
     }
@@ -223,7 +249,7 @@ void Session::run_task(const Frame& frame, const Segment& segment, const Rect& o
     for (size_t k = 0; k < node.inputs.size(); ++k) {
       const View& source = views[index(node.inputs[k])];
       in[k] = source;
-      in[k].rect = node.rule->needs(node.spec, static_cast<int>(k), made.rect);
+      in[k].rect = intersect(node.rule->needs(node.spec, static_cast<int>(k), made.rect), source.rect);
       in[k].data = at(source, 0, in[k].rect.y0, in[k].rect.x0);
     }
     packed_[index(i)].kernel->run(

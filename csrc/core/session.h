@@ -64,6 +64,8 @@ class Session {
   void cut();
   bool worth_a_plane(int step) const;
   void block();
+  bool streamed(const Segment& segment, int value) const;
+  Extent slack(int first, int last) const;
   Layout layout(int64_t h, int64_t w, int64_t tile) const;
   Layout choose(int64_t h, int64_t w) const;
   void plan_tasks(const Segment& segment, Layout& layout) const;
@@ -75,7 +77,6 @@ class Session {
 
   Graph graph_;
   int64_t radius_;
-  int64_t slack_rows_ = 0;  // by which blocks may make what a tile needs higher than what one at their start needs
   std::string isa_;
   int threads_;
   Options options_;

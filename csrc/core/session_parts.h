@@ -11,7 +11,7 @@ namespace fastsr {
 
 struct Session::Packed {
   const Kernel* kernel;
-  Block weights;
+  std::shared_ptr<unsigned char> weights;
   size_t bytes;
 };
 

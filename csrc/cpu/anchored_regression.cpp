@@ -449,4 +449,4 @@ void run(const Args& args) {
 FASTSR_KERNEL(anchored_regression) = {"anchored_regression", FASTSR_STRING(FASTSR_ISA),
                                       fastsr::packed_bytes,  fastsr::pack,
                                       fastsr::scratch_bytes, fastsr::run,
-                                      fastsr::work,          nullptr};
+                                      fastsr::work,          nullptr, nullptr, nullptr};

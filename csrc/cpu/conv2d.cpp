@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // conv2d    out = act(w * x + b) [+ residual]                                        DESIGN section 5; paper 000, Eq. 6-7
 // shapes    x [Ci, H, W]  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar
-// work      many outputs: kGroup output channels x up to kWide vectors of a row in registers, by products or by
-//           Winograd down the columns (conv2d_columns.h); one to three outputs: kRows rows x 2 vectors, so that a loaded
-//           vector feeds k rows of taps
-// cost      2 Ci Co k^2 flops per pixel, with Winograd 0.4 of them; the order of a pixel's sum depends on its absolute
-//           position only; measured in docs/performance.md
+// work      many outputs: kGroup output channels x up to kWide vectors of a row in registers, by products, by Winograd
+//           down the columns (conv2d_columns.h) or in tiles (conv2d_tiles.h), whichever `work` estimates lowest; one to
+//           three outputs: kRows rows x 2 vectors, so that a loaded vector feeds k rows of taps
+// cost      2 Ci Co k^2 flops per pixel, with Winograd 0.4 or 0.25 of them; the order of a pixel's sum depends on its
+//           absolute position only; measured in docs/performance.md
 #include "core/kernel.h"
 #include "cpu/conv2d_columns.h"
+#include "cpu/conv2d_tiles.h"
 #include "cpu/simd.h"
 
 namespace fastsr {
@@ -21,17 +22,67 @@ constexpr int kGroup = 4, kWide = 2, kRows = 4;
 // Up to this many output channels each is computed alone: a group would be mostly padding.
 constexpr int64_t kFew = 3;
 
+enum class Way { kFew, kDirect, kColumns, kTiles };
+
 struct Packed {
   int64_t bias;     // offsets in floats from the start
-  int64_t weights;  // few: [Co][Ci][k][k]; many: [Co / kGroup][Ci][k][k][kGroup]
+  int64_t weights;  // few: [Co][Ci][k][k]; direct: [Co / kGroup][Ci][k][k][kGroup]; else see the Winograd files
 };
 
 int64_t header_floats() { return 16; }
 
+// Multiply-adds, or what takes as long, of a rectangle done in one way.
+int64_t work_of(const Spec& spec, Way way, int64_t h, int64_t w) {
+  const int64_t ci = spec.channels_in, co = round_up(spec.channels_out, kGroup);
+  if (way == Way::kTiles) {
+    // Transforms: about 240 and 170 a tile and channel, measured. Weights come from L3 at about 4 multiply-adds a byte,
+    // and so do a task's transformed maps when they do not stay in L2.
+    const int64_t tiles = round_up((h + 3) / 4 * ((w + 3) / 4), kLanes);
+    const int64_t spilled = max(0, Tiles::kPoints * 4 * (ci + co) * tiles - (int64_t{3} << 19));
+    return Tiles::kPoints * ci * co * tiles + (240 * ci + 170 * co) * tiles + 2 * Tiles::kPoints * 4 * ci * co +
+           2 * spilled;
+  }
+  if (way == Way::kColumns) {  // products, the output transform, 64 operations a block for the input's
+    const Columns z(spec);
+    const int64_t blocks = (h + (spec.blocks.y ? 2 : 0) + z.rows - 1) / z.rows;
+    const int64_t operations = co * (z.group_floats + 6 * z.rows + 4) + z.parts * ci * kPoints * kPoints;
+    return operations * blocks * round_up(w, kLanes);
+  }
+  return (way == Way::kFew ? spec.channels_out : co) * ci * spec.kernel * spec.kernel * h * round_up(w, kLanes);
+}
+
+Way way_of(const Spec& spec) {
+  if (spec.channels_out <= kFew) return Way::kFew;
+  Way best = Way::kDirect;
+  if (by_columns(spec)) best = Way::kColumns;
+  constexpr int64_t kSide = 96;
+  if (spec.kernel == 3 && spec.border == Border::kZero &&
+      work_of(spec, Way::kTiles, kSide, kSide) < work_of(spec, best, kSide, kSide))
+    best = Way::kTiles;
+  return best;
+}
+
+const char* way(const Spec& spec) {
+  switch (way_of(spec)) {
+    case Way::kTiles:
+      return "winograd4x4";
+    case Way::kColumns:
+      return spec.kernel == 3 ? "winograd6x1" : "winograd4x1";
+    default:
+      return "direct";
+  }
+}
+
+// Whether the kernel applies the activation of its input as it reads it; else a copy is made.
+bool activates(const Spec& spec) {
+  return way_of(spec) == Way::kTiles || (way_of(spec) == Way::kDirect && spec.kernel == 1);
+}
+
 size_t packed_bytes(const Spec& spec) {
   const int64_t co = round_up(spec.channels_out, kGroup);
-  const int64_t weights = by_columns(spec) ? Columns::kTransform + co * Columns(spec).group_floats
-                                           : co * spec.channels_in * spec.kernel * spec.kernel;
+  int64_t weights = co * spec.channels_in * spec.kernel * spec.kernel;
+  if (way_of(spec) == Way::kColumns) weights = Columns::kTransform + co * Columns(spec).group_floats;
+  if (way_of(spec) == Way::kTiles) weights = tiles_packed_floats(spec, kGroup);
   return static_cast<size_t>(header_floats() + round_up(co, 16) + weights) * sizeof(float);
 }
 
@@ -46,34 +97,74 @@ void pack(const Spec& spec, void* packed) {
   const float* b = spec.weights[1].data;
   for (int64_t o = 0; o < padded; ++o) base[head->bias + o] = b && o < co ? b[o] : 0.0f;
   float* to = base + head->weights;
-  if (by_columns(spec)) {
-    __builtin_memset(to, 0, packed_bytes(spec) - static_cast<size_t>(head->weights) * sizeof(float));
-    pack_columns(spec, kGroup, to);
-    return;
+  switch (way_of(spec)) {
+    case Way::kTiles:
+      pack_tiles(spec, kGroup, to);
+      break;
+    case Way::kColumns:
+      __builtin_memset(to, 0, packed_bytes(spec) - static_cast<size_t>(head->weights) * sizeof(float));
+      pack_columns(spec, kGroup, to);
+      break;
+    case Way::kFew:
+      for (int64_t i = 0; i < co * taps; ++i) to[i] = w[i];
+      break;
+    case Way::kDirect:
+      for (int64_t o = 0; o < padded; ++o)
+        for (int64_t t = 0; t < taps; ++t)
+          to[(o / kGroup * taps + t) * kGroup + o % kGroup] = o < co ? w[o * taps + t] : 0.0f;
   }
-  if (co <= kFew) {
-    for (int64_t i = 0; i < co * taps; ++i) to[i] = w[i];
-    return;
-  }
-  for (int64_t o = 0; o < padded; ++o)
-    for (int64_t t = 0; t < taps; ++t)
-      to[(o / kGroup * taps + t) * kGroup + o % kGroup] = o < co ? w[o * taps + t] : 0.0f;
+}
+
+Blocks blocks(const Spec& spec) {
+  Blocks b;
+  if (way_of(spec) == Way::kColumns) b.rows = Columns(spec).rows;
+  if (way_of(spec) == Way::kTiles) b.rows = b.columns = Tiles::kSide;
+  return b;
+}
+
+bool streams(const Spec& spec) { return way_of(spec) == Way::kTiles; }
+
+// A copy of the input with its activation, for kernels that read it more than once.
+int64_t copy_floats(const Spec& spec, const Rect& out) {
+  if (spec.input_activation == Activation::kNone || activates(spec)) return 0;
+  const int64_t r = spec.kernel - 1 + 8;  // blocks may reach further
+  return spec.channels_in * (height(out) + r) * round_up(width(out) + r, 16) + 8 * kLanes;
 }
 
 size_t scratch_bytes(const Spec& spec, const Rect& out) {
-  return by_columns(spec) ? static_cast<size_t>(ColumnsRoom(spec, out, kGroup, kWide).total) * sizeof(float) : 0;
+  int64_t floats = round_up(copy_floats(spec, out), 16);
+  if (way_of(spec) == Way::kColumns) floats += ColumnsRoom(spec, out, kGroup, kWide).total;
+  if (way_of(spec) == Way::kTiles) floats += TilesRoom::most(spec, out);
+  return static_cast<size_t>(floats) * sizeof(float);
 }
-
-int64_t block_rows(const Spec& spec) { return by_columns(spec) ? Columns(spec).rows : 1; }
 
 FASTSR_INLINE vf leaky(vf v, vf slope) { return select(greater(v, set1(0.0f)), v, mul(v, slope)); }
 
+struct Same {
+  __attribute__((always_inline)) vf operator()(vf v) const { return v; }
+};
+struct Relu {
+  __attribute__((always_inline)) vf operator()(vf v) const { return max(v, set1(0.0f)); }
+};
+struct Leaky {
+  vf slope;
+  __attribute__((always_inline)) vf operator()(vf v) const { return leaky(v, slope); }
+};
+
+template <int N, int V>
+FASTSR_INLINE void add_residual(vf (&sum)[N][V], const float* residual, int64_t step, int64_t lines, int64_t n) {
+  for (int i = 0; i < N; ++i)
+    for (int v = 0; v < V; ++v)
+      if (i < lines && v * kLanes < n) sum[i][v] = add(sum[i][v], load(residual + i * step + v * kLanes));
+}
+
 // Ends N lines (rows or channels, `step` floats apart in the output) of V vectors, of which `lines` lines and n pixels
-// exist: activation, residual, store. Loop bounds are constants and branches stand outside, so that the sums stay in
+// exist: residual, activation, store. Loop bounds are constants and branches stand outside, so that the sums stay in
 // registers.
 template <int N, int V>
 FASTSR_INLINE void finish(const Args& a, vf (&sum)[N][V], float* to, int64_t step, const float* residual,
                           int64_t residual_step, int64_t lines, int64_t n) {
+  if (residual && a.spec->sum_inside) add_residual(sum, residual, residual_step, lines, n);
   if (a.spec->activation == Activation::kRelu) {
     for (int i = 0; i < N; ++i)
       for (int v = 0; v < V; ++v) sum[i][v] = max(sum[i][v], set1(0.0f));
@@ -82,11 +173,7 @@ FASTSR_INLINE void finish(const Args& a, vf (&sum)[N][V], float* to, int64_t ste
     for (int i = 0; i < N; ++i)
       for (int v = 0; v < V; ++v) sum[i][v] = leaky(sum[i][v], slope);
   }
-  if (residual) {
-    for (int i = 0; i < N; ++i)
-      for (int v = 0; v < V; ++v)
-        if (i < lines && v * kLanes < n) sum[i][v] = add(sum[i][v], load(residual + i * residual_step + v * kLanes));
-  }
+  if (residual && !a.spec->sum_inside) add_residual(sum, residual, residual_step, lines, n);
   if (lines >= N && n >= V * kLanes) {
     for (int i = 0; i < N; ++i)
       for (int v = 0; v < V; ++v) store(to + i * step + v * kLanes, sum[i][v]);
@@ -102,8 +189,8 @@ FASTSR_INLINE const float* residual_at(const Args& a, int64_t c, int64_t y, int6
 }
 
 // kGroup output channels, V vectors of row y from x; n pixels of them exist.
-template <int V>
-FASTSR_INLINE void group(const Args& a, const float* w, const float* bias, int64_t c0, int64_t y, int64_t x,
+template <int V, typename Act>
+FASTSR_INLINE void group(const Args& a, Act act, const float* w, const float* bias, int64_t c0, int64_t y, int64_t x,
                          int64_t n) {
   const View& in = a.in[0];
   const int64_t k = a.spec->kernel, r = k / 2;
@@ -115,7 +202,7 @@ FASTSR_INLINE void group(const Args& a, const float* w, const float* bias, int64
       const float* row = at(in, ci, y - r + ky, x - r);
       for (int64_t kx = 0; kx < k; ++kx, w += kGroup) {
         vf p[V];
-        for (int v = 0; v < V; ++v) p[v] = load(row + kx + v * kLanes);
+        for (int v = 0; v < V; ++v) p[v] = act(load(row + kx + v * kLanes));
         for (int g = 0; g < kGroup; ++g) {
           const vf weight = set1(w[g]);
           for (int v = 0; v < V; ++v) sum[g][v] = fmadd(p[v], weight, sum[g][v]);
@@ -127,7 +214,8 @@ FASTSR_INLINE void group(const Args& a, const float* w, const float* bias, int64
          a.spec->inputs == 2 ? a.in[1].channel_stride : 0, a.spec->channels_out - c0, n);
 }
 
-void many(const Args& a) {
+template <typename Act>
+void many(const Args& a, Act act) {
   const Packed* head = static_cast<const Packed*>(a.packed);
   const float* base = static_cast<const float*>(a.packed);
   const int64_t taps = a.spec->channels_in * a.spec->kernel * a.spec->kernel;
@@ -139,11 +227,11 @@ void many(const Args& a) {
       for (int64_t x = r.x0; x < r.x1; x += kWide * kLanes) {
         const int64_t n = r.x1 - x;
         if (n > 2 * kLanes && kWide > 2) {
-          group<kWide>(a, w, bias, c, y, x, n);
+          group<kWide>(a, act, w, bias, c, y, x, n);
         } else if (n > kLanes) {
-          group<2>(a, w, bias, c, y, x, n);
+          group<2>(a, act, w, bias, c, y, x, n);
         } else {
-          group<1>(a, w, bias, c, y, x, n);
+          group<1>(a, act, w, bias, c, y, x, n);
         }
       }
     }
@@ -199,6 +287,57 @@ void columns(const Args& a) {
       }
     }
   }
+}
+
+// The output transform of 16 x V tiles' rows, channel by channel.
+void finish_tiles(const Args& a, const TilesRoom& room, const float* bias) {
+  const Rect& rect = a.out.rect;
+  const Blocks& b = a.spec->blocks;
+  float* const scratch = static_cast<float*>(a.scratch);
+  float* const lines = scratch + room.lines + 2 * Tiles::kEdge * room.wide;
+  const int64_t y0 = tile_start(rect.y0, b.y), x0 = tile_start(rect.x0, b.x);
+  for (int64_t c = 0; c < a.spec->channels_out; ++c)
+    for (int64_t r = 0; r < room.rows; ++r) {
+      const float* from = scratch + room.made + c * room.line + r * room.columns;
+      for (int64_t t = 0; t < room.columns; t += kLanes) {
+        vf down[4][6];
+        FASTSR_UNROLL
+        for (int q = 0; q < 6; ++q) {
+          vf m[6], y[4];
+          FASTSR_UNROLL
+          for (int p = 0; p < 6; ++p) m[p] = load(from + (p * 6 + q) * room.point_out + t);
+          tile_out(m, y);
+          FASTSR_UNROLL
+          for (int i = 0; i < 4; ++i) down[i][q] = y[i];
+        }
+        FASTSR_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          vf y[4];
+          tile_out(down[i], y);
+          interleave4(y, lines + i * room.wide + 4 * t);
+        }
+      }
+      for (int i = 0; i < 4; ++i) {
+        const int64_t y = y0 + 4 * r + i;
+        if (y < rect.y0 || y >= rect.y1) continue;
+        const float* line = lines + i * room.wide + (rect.x0 - x0);
+        for (int64_t x = rect.x0; x < rect.x1; x += 4 * kLanes, line += 4 * kLanes) {
+          vf sum[1][4];
+          for (int v = 0; v < 4; ++v) sum[0][v] = add(load(line + v * kLanes), set1(bias[c]));
+          finish(a, sum, at(a.out, c, y, x), 0, residual_at(a, c, y, x), 0, 1, rect.x1 - x);
+        }
+      }
+    }
+}
+
+template <typename Act>
+void tiles(const Args& a, Act act) {
+  const Packed* head = static_cast<const Packed*>(a.packed);
+  const float* base = static_cast<const float*>(a.packed);
+  const TilesRoom room(*a.spec, a.out.rect);
+  transform_tiles(a, room, act);
+  multiply_tiles<kGroup, kWide>(a, room, base + head->weights);
+  finish_tiles(a, room, base + head->bias);
 }
 
 // One output channel, R rows from y, V vectors from x. K > 0 is the kernel's side known at compile time.
@@ -272,35 +411,66 @@ void few(const Args& a) {
   }
 }
 
-int64_t work(const Spec& spec, const Rect& out) {
-  const int64_t channels = spec.channels_out <= kFew ? spec.channels_out : round_up(spec.channels_out, kGroup);
-  if (by_columns(spec)) {  // products, the output transform, 64 operations a block for the input's
-    const Columns z(spec);
-    const int64_t blocks = round_up(height(out) + (spec.phase ? 2 : 0), z.rows) / z.rows;
-    const int64_t operations =
-        channels * (z.group_floats + 6 * z.rows + 4) + z.parts * spec.channels_in * kPoints * kPoints;
-    return operations * blocks * round_up(width(out), kLanes);
+int64_t work(const Spec& spec, const Rect& out) { return work_of(spec, way_of(spec), height(out), width(out)); }
+
+template <typename Act>
+void run_way(const Args& a, Act act) {
+  switch (way_of(*a.spec)) {
+    case Way::kTiles:
+      tiles(a, act);
+      break;
+    case Way::kColumns:
+      Columns(*a.spec).rows == 4 ? columns<4>(a) : columns<6>(a);
+      break;
+    case Way::kDirect:
+      many(a, act);
+      break;
+    case Way::kFew:
+      a.spec->kernel == 3 ? few<3>(a) : few<0>(a);
   }
-  return channels * spec.channels_in * spec.kernel * spec.kernel * height(out) * round_up(width(out), kLanes);
+}
+
+// With the input's activation: as it is read, or from a copy at the scratch's beginning.
+template <typename Act>
+void run_active(const Args& a, Act act) {
+  if (activates(*a.spec)) return run_way(a, act);
+  const View& in = a.in[0];
+  const int64_t h = height(in.rect), w = width(in.rect), stride = round_up(w, 16);
+  float* copy = static_cast<float*>(a.scratch);
+  for (int64_t c = 0; c < a.spec->channels_in; ++c)
+    for (int64_t y = 0; y < h; ++y) {
+      const float* from = in.data + c * in.channel_stride + y * in.row_stride;
+      for (int64_t x = 0; x < w; x += kLanes) store(copy + (c * h + y) * stride + x, act(load(from + x)));
+    }
+  View views[2] = {{copy, h * stride, stride, in.channels, in.rect}, {}};
+  if (a.spec->inputs == 2) views[1] = a.in[1];
+  Args args = a;
+  args.in = views;
+  args.scratch = copy + round_up(copy_floats(*a.spec, a.out.rect), 16);
+  run_way(args, Same{});
 }
 
 void run(const Args& a) {
-  if (by_columns(*a.spec)) {
-    Columns(*a.spec).rows == 4 ? columns<4>(a) : columns<6>(a);
-  } else if (a.spec->channels_out > kFew) {
-    many(a);
-  } else if (a.spec->kernel == 3) {
-    few<3>(a);
-  } else {
-    few<0>(a);
+  switch (a.spec->input_activation) {
+    case Activation::kNone:
+      return run_way(a, Same{});
+    case Activation::kRelu:
+      return run_active(a, Relu{});
+    case Activation::kLeakyRelu:
+      return run_active(a, Leaky{set1(a.spec->slope)});
   }
 }
 
 }  // namespace
 }  // namespace fastsr
 
-FASTSR_KERNEL(conv2d) = {"conv2d",          FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes,
-                         fastsr::pack,      fastsr::scratch_bytes,     fastsr::run,
+FASTSR_KERNEL(conv2d) = {"conv2d",
+                         FASTSR_STRING(FASTSR_ISA),
+                         fastsr::packed_bytes,
+                         fastsr::pack,
+                         fastsr::scratch_bytes,
+                         fastsr::run,
                          fastsr::work,
-
-                         fastsr::block_rows};
+                         fastsr::blocks,
+                         fastsr::streams,
+                         fastsr::way};

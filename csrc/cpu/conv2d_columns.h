@@ -6,7 +6,7 @@
 //     y = A' (G w * B' x),  A'[j][p] = p^j,  G[p][t] = p^t / prod_{q != p} (p - q),  p in {0, +-1, +-2, +-1/2, inf}
 //
 // Kernels of more than five rows are sums of such columns. Blocks of rows lie at absolute multiples of their height plus
-// spec.phase, so that a pixel is computed alike in every tile.
+// spec.blocks.y, so that a pixel is computed alike in every tile.
 #pragma once
 
 #include "core/kernel.h"
@@ -98,8 +98,8 @@ struct ColumnsRoom {
 
 // The first row of the blocks of `rows` that cover a tile.
 FASTSR_INLINE int64_t first_block(const Spec& spec, int64_t rows, int64_t y) {
-  const int64_t from = y - spec.phase;
-  return (from >= 0 ? from / rows : -((rows - 1 - from) / rows)) * rows + spec.phase;
+  const int64_t from = y - spec.blocks.y;
+  return (from >= 0 ? from / rows : -((rows - 1 - from) / rows)) * rows + spec.blocks.y;
 }
 
 // Transforms the rows that the block of output rows from y reads.

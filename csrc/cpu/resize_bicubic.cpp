@@ -96,4 +96,4 @@ void run(const Args& args) {
 FASTSR_KERNEL(resize_bicubic) = {"resize_bicubic",      FASTSR_STRING(FASTSR_ISA),
                                  fastsr::packed_bytes,  fastsr::pack,
                                  fastsr::scratch_bytes, fastsr::run,
-                                 fastsr::work,          nullptr};
+                                 fastsr::work,          nullptr, nullptr, nullptr};

@@ -75,6 +75,29 @@ FASTSR_INLINE vf load_masked(const float* p, mask m) { return _mm512_maskz_loadu
 FASTSR_INLINE mask greater(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 FASTSR_INLINE vf select(mask m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
 FASTSR_INLINE bool any(mask m) { return m != 0; }
+// out[k][i] = p[4 i + k]
+FASTSR_INLINE void deinterleave4(const float* p, vf* out) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+  const vf a = load(p), b = load(p + 16), c = load(p + 32), d = load(p + 48);
+  const vf ab0 = _mm512_permutex2var_ps(a, even, b), ab1 = _mm512_permutex2var_ps(a, odd, b);
+  const vf cd0 = _mm512_permutex2var_ps(c, even, d), cd1 = _mm512_permutex2var_ps(c, odd, d);
+  out[0] = _mm512_permutex2var_ps(ab0, even, cd0);
+  out[1] = _mm512_permutex2var_ps(ab1, even, cd1);
+  out[2] = _mm512_permutex2var_ps(ab0, odd, cd0);
+  out[3] = _mm512_permutex2var_ps(ab1, odd, cd1);
+}
+// p[4 i + k] = v[k][i]
+FASTSR_INLINE void interleave4(const vf* v, float* p) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  const vf a = _mm512_permutex2var_ps(v[0], low, v[2]), b = _mm512_permutex2var_ps(v[0], high, v[2]);
+  const vf c = _mm512_permutex2var_ps(v[1], low, v[3]), d = _mm512_permutex2var_ps(v[1], high, v[3]);
+  store(p, _mm512_permutex2var_ps(a, low, c));
+  store(p + 16, _mm512_permutex2var_ps(a, high, c));
+  store(p + 32, _mm512_permutex2var_ps(b, low, d));
+  store(p + 48, _mm512_permutex2var_ps(b, high, d));
+}
 
 #elif defined(FASTSR_ISA_AVX2)
 
@@ -144,6 +167,23 @@ FASTSR_INLINE vf load_masked(const float* p, mask m) {
   return v;
 }
 
+#endif
+
+#if !defined(FASTSR_AVX512)
+// out[k][i] = p[4 i + k]
+FASTSR_INLINE void deinterleave4(const float* p, vf* out) {
+  float line[4][kLanes];
+  for (int i = 0; i < kLanes; ++i)
+    for (int k = 0; k < 4; ++k) line[k][i] = p[4 * i + k];
+  for (int k = 0; k < 4; ++k) out[k] = load(line[k]);
+}
+// p[4 i + k] = v[k][i]
+FASTSR_INLINE void interleave4(const vf* v, float* p) {
+  float line[4][kLanes];
+  for (int k = 0; k < 4; ++k) store(line[k], v[k]);
+  for (int i = 0; i < kLanes; ++i)
+    for (int k = 0; k < 4; ++k) p[4 * i + k] = line[k][i];
+}
 #endif
 
 FASTSR_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }

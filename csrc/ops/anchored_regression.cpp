@@ -12,7 +12,6 @@ Spec parse(const Step& step, const Weights& weights, const std::vector<int64_t>&
   if (channels.size() != 2 || channels[0] != 1 || channels[1] != 1)
     fail(Status::kBadModel, "anchored_regression: takes x and its bicubic upscaling, of one channel each");
   Spec spec{};
-  spec.block_rows = 1;
   spec.inputs = 2;
   spec.channels_in = spec.channels_out = 1;
   const int64_t s = spec.scale = int_param(step, "scale", 1, 8);
@@ -62,6 +61,6 @@ int64_t flops(const Spec& spec, const Rect& out) {
 }  // namespace
 
 extern const Rule kRule_anchored_regression;
-const Rule kRule_anchored_regression = {"anchored_regression", parse, upscale, needs, granule, flops};
+const Rule kRule_anchored_regression = {"anchored_regression", nullptr, parse, upscale, needs, granule, flops};
 
 }  // namespace fastsr

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// conv2d   out = act(w * x + b) [+ residual], k x k, stride 1, same size, border of (k-1)/2 pixels
+// conv2d   out = act(w * act_in(x) + b) + residual, or with sum_inside act(w * act_in(x) + b + residual); k x k, stride 1,
+//          same size, border of (k-1)/2 pixels
 #include "core/plan.h"
 #include "core/status.h"
 
@@ -7,7 +8,7 @@ namespace fastsr {
 namespace {
 
 Spec parse(const Step& step, const Weights& weights, const std::vector<int64_t>& channels) {
-  only(step, {"border", "activation", "slope"}, {"w", "b"});
+  only(step, {"border", "input_activation", "activation", "sum_inside", "slope"}, {"w", "b"});
   if (channels.size() > 2) fail(Status::kBadModel, "conv2d: takes x and an optional residual");
   Spec spec{};
   spec.inputs = static_cast<int64_t>(channels.size());
@@ -24,13 +25,13 @@ Spec parse(const Step& step, const Weights& weights, const std::vector<int64_t>&
     fail(Status::kBadModel, "conv2d: b has ", b.shape[0], " entries, expected ", spec.channels_out);
   if (spec.inputs == 2 && channels[1] != spec.channels_out)
     fail(Status::kBadModel, "conv2d: the residual has ", channels[1], " channels, expected ", spec.channels_out);
-  spec.block_rows = 1;
   spec.weights[0] = w;
   spec.weights[1] = b;
   const std::string border = choice_param(step, "border", {"zero", "replicate", "symmetric"});
   spec.border = border == "zero" ? Border::kZero : border == "replicate" ? Border::kReplicate : Border::kSymmetric;
-  const std::string act = choice_param(step, "activation", {"none", "relu", "leaky_relu"});
-  spec.activation = act == "none" ? Activation::kNone : act == "relu" ? Activation::kRelu : Activation::kLeakyRelu;
+  spec.activation = activation_param(step, "activation");
+  spec.input_activation = activation_param(step, "input_activation");
+  spec.sum_inside = bool_param(step, "sum_inside");
   spec.slope = static_cast<float>(float_param(step, "slope", 0.0));
   return spec;
 }
@@ -39,9 +40,10 @@ int64_t upscale(const Spec&) { return 1; }
 
 Rect needs(const Spec& spec, int index, const Rect& out) {
   if (index == 1) return out;
-  const int64_t r = spec.kernel / 2, b = spec.block_rows;
-  return {floor_div(out.y0 - spec.phase, b) * b + spec.phase - r, out.x0 - r,
-          ceil_div(out.y1 - spec.phase, b) * b + spec.phase + r, out.x1 + r};
+  const int64_t r = spec.kernel / 2;
+  const Blocks& b = spec.blocks;
+  return {floor_div(out.y0 - b.y, b.rows) * b.rows + b.y - r, floor_div(out.x0 - b.x, b.columns) * b.columns + b.x - r,
+          ceil_div(out.y1 - b.y, b.rows) * b.rows + b.y + r, ceil_div(out.x1 - b.x, b.columns) * b.columns + b.x + r};
 }
 
 int64_t granule(const Spec&) { return 1; }
@@ -53,6 +55,6 @@ int64_t flops(const Spec& spec, const Rect& out) {
 }  // namespace
 
 extern const Rule kRule_conv2d;
-const Rule kRule_conv2d = {"conv2d", parse, upscale, needs, granule, flops};
+const Rule kRule_conv2d = {"conv2d", nullptr, parse, upscale, needs, granule, flops};
 
 }  // namespace fastsr

@@ -10,7 +10,6 @@ Spec parse(const Step& step, const Weights&, const std::vector<int64_t>& channel
   only(step, {"scale"}, {});
   if (channels.size() != 1) fail(Status::kBadModel, "resize_bicubic: takes one input");
   Spec spec{};
-  spec.block_rows = 1;
   spec.inputs = 1;
   spec.channels_in = spec.channels_out = channels[0];
   spec.scale = int_param(step, "scale", 1, 16);
@@ -34,6 +33,6 @@ int64_t flops(const Spec& spec, const Rect& out) {
 }  // namespace
 
 extern const Rule kRule_resize_bicubic;
-const Rule kRule_resize_bicubic = {"resize_bicubic", parse, upscale, needs, granule, flops};
+const Rule kRule_resize_bicubic = {"resize_bicubic", nullptr, parse, upscale, needs, granule, flops};
 
 }  // namespace fastsr

@@ -26,6 +26,15 @@ def pad(
     return x[..., rows, :][..., columns]
 
 
+def act(x: Tensor, activation: str, slope: float) -> Tensor:
+    """ "none", "relu", or "leaky_relu" of the given slope."""
+    import torch
+
+    if activation == "leaky_relu":
+        return torch.nn.functional.leaky_relu(x, slope)
+    return x.relu() if activation == "relu" else x
+
+
 def reference(
     x: Tensor,  # [N, Ci, H, W] float
     residual: Tensor | None = None,  # [N, Co, H, W]
@@ -33,19 +42,23 @@ def reference(
     w: Tensor,  # [Co, Ci, k, k]
     b: Tensor | None = None,  # [Co]
     border: str = "zero",
+    input_activation: str = "none",
     activation: str = "none",
+    sum_inside: bool = False,
     slope: float = 0.0,
 ) -> Tensor:  # [N, Co, H, W]
-    """out = act(w * x + b) + residual, cross-correlation as torch has it.
+    """out = act(w * act_in(x) + b) + residual, cross-correlation as torch has it.
+
+    With `sum_inside` out = act(w * act_in(x) + b + residual). Activations: "none", "relu", "leaky_relu".
 
     >>> reference(torch.rand(1, 1, 8, 8), w=torch.rand(64, 1, 5, 5)).shape
     torch.Size([1, 64, 8, 8])
     """
     import torch
 
+    x = act(x, input_activation, slope)
     y = torch.nn.functional.conv2d(pad(x, w.shape[-1] // 2, border), w, b)
-    if activation == "relu":
-        y = y.relu()
-    elif activation == "leaky_relu":
-        y = torch.nn.functional.leaky_relu(y, slope)
+    if residual is not None and sum_inside:
+        return act(y + residual, activation, slope)
+    y = act(y, activation, slope)
     return y if residual is None else y + residual

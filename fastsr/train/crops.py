@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from fastsr.errors import InputError
+
 UNIT = 16384  # an enlarged image goes a little beyond [0, 1]: int16 steps of 2^-14 hold it at 94 dB
 PART, PARTS = 8, 2  # crops that go through together (they fit the cache), and how many times for one step
 
@@ -42,22 +44,29 @@ def weights(pool: Sequence[Pair]) -> Tensor:
     return (error.median() / error).clamp(0.2, 5.0)
 
 
-def loss(net: Network, pool: Sequence[Pair], weight: Tensor, generator: torch.Generator, half: bool) -> Tensor:
-    """Mean square error of PART crops, flipped and turned at random, weighted by image."""
+def loss(
+    net: Network, pool: Sequence[Pair], weight: Tensor, generator: torch.Generator, half: bool, count: int = PART
+) -> Tensor:
+    """Mean square error of `count` crops, flipped and turned at random, weighted by image."""
     r = net.radius
     size = (40 if r < 5 else 64) + 2 * r  # where borders are read, nothing is learnt
-    draw = torch.randint(1 << 30, (PART, 4), generator=generator).tolist()
-    xs, ys, ws = [], [], []
-    for image, top, left, turn in draw:
+    xs: list[Tensor] = []
+    ys: list[Tensor] = []
+    ws: list[Tensor] = []
+    if all(min(x.shape[-2:]) < size for x, _ in pool):
+        raise InputError(f"no training image has the {size} x {size} pixels of a crop: give larger ones")
+    while len(xs) < count:
+        image, top, left, turn = torch.randint(1 << 30, (4,), generator=generator).tolist()
         x, y = pool[image % len(pool)]
-        i, j = top % max(1, x.shape[-2] - size + 1), left % max(1, x.shape[-1] - size + 1)
+        if min(x.shape[-2:]) < size:
+            continue
+        i, j = top % (x.shape[-2] - size + 1), left % (x.shape[-1] - size + 1)
         x, y = (t[..., i : i + size, j : j + size].rot90(turn % 4, (-2, -1)) for t in (x, y))
         if turn % 8 >= 4:
             x, y = x.flip(-2), y.flip(-2)
-        if x.shape[-2:] == (size, size):  # an image may be smaller than a crop
-            xs.append(x)
-            ys.append(y[..., r:-r, r:-r])
-            ws.append(weight[image % len(pool)])
+        xs.append(x)
+        ys.append(y[..., r:-r, r:-r])
+        ws.append(weight[image % len(pool)])
     out = net.interior(_batch(xs), half)
     error = (out - _batch(ys)).pow(2).mean((1, 2, 3))
     return (error * torch.stack(ws)).mean()

@@ -20,7 +20,8 @@ from fastsr.train import crops
 from fastsr.train import data as images
 from fastsr.train.loop import Schedule, train
 
-STEPS = 100_000
+STEPS = 200_000
+CROPS = 2  # a step: 915 x2 after 3 minutes gave 30.76 dB on validation, with 8 crops 30.55, with 16 30.4
 
 
 def main(
@@ -64,11 +65,9 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     trained, state = train(
         model,
-        lambda net, generator, half: crops.loss(crops.module(net), pool, weights, generator, half),
+        lambda net, generator, half: crops.loss(crops.module(net), pool, weights, generator, half, CROPS),
         lambda net: crops.psnr(crops.module(net), checks),
-        Schedule(
-            steps or (None if minutes else STEPS), minutes, lr=1e-3, warmup=500, parts=crops.PARTS, half_until=0.9
-        ),
+        Schedule(steps or (None if minutes else STEPS), minutes, lr=1e-3, warmup=500, half_until=0.9),
         checkpoint=folder / f"{name}_{seed}.pt",
         seed=seed,
         resume=resume,
@@ -83,7 +82,7 @@ def main(
         "data": dict(Counter(p.parent.name for p in paths)),
         "started_as": "bicubic",
         "steps": state.step,
-        "crops_per_step": crops.PART * crops.PARTS,
+        "crops_per_step": CROPS,
         "minutes": round(state.seconds / 60, 1),
         "validation": round(state.psnr, 3),
         "torch": torch.__version__,
