@@ -15,12 +15,14 @@ namespace {
 
 constexpr int64_t kSlack = 64;     // floats that kernels may read past a row (core/kernel.h)
 constexpr double kTaskWork = 2e5;  // multiply-adds that beginning a task is worth: about 10 us, measured
+constexpr double kRowWork = 100;   // and a row of a channel: its first cache lines come late
 const Rect kNothing{INT64_MAX, INT64_MAX, INT64_MIN, INT64_MIN};
 constexpr size_t kPlanesBytes = size_t{128} << 20;
+constexpr int64_t kHalo = 16;  // a strip has at least so many times the radius: an eighth of the work twice at most
 constexpr int64_t kMaxPixels = int64_t{1} << 31;
 
 size_t buffer_bytes(int64_t channels, int64_t h, int64_t w) {
-  return aligned(sizeof(float) * static_cast<size_t>(channels * h * row_stride(w) + kSlack));
+  return aligned(sizeof(float) * static_cast<size_t>(channels * channel_stride(h, row_stride(w)) + kSlack));
 }
 
 int64_t l2_bytes() {
@@ -77,110 +79,158 @@ std::vector<Rect> needs_of(const Graph& graph, int first, int last, const Rect& 
 Extent Session::slack(int first, int last) const {
   Extent slack{0, 2, 2};
   for (int i = first; i < last; ++i) {
-    slack.height += graph_.nodes[index(i)].spec.blocks.rows - 1;
-    slack.width += graph_.nodes[index(i)].spec.blocks.columns - 1;
+    const Blocks& blocks = graph_.nodes[index(i)].spec.blocks;
+    slack.height += blocks.rows > 1 ? blocks.rows : 0;  // what begins off a block's start may touch one more
+    slack.width += blocks.columns > 1 ? blocks.columns : 0;
   }
   return slack;
 }
 
-// Places the segment's values, and with `kernels` the kernels' scratch, in one worker's scratch, reusing the room of
-// values no longer read.
-size_t Session::plan_scratch(const Segment& segment, int64_t th, int64_t tw, bool kernels,
-                             std::vector<size_t>* offsets) const {
-  // A tile of this size may begin anywhere, so its rectangles are taken at a place that is a multiple of everything.
-  const int64_t far = 720720 * segment.granule;
-  const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, {far, far, far + th, far + tw});
-  const size_t values = graph_.values.size();
-  std::vector<int> last_use(values, -1);
-  for (int i = segment.first; i < segment.last; ++i)
-    for (int v : graph_.nodes[index(i)].inputs) last_use[index(v)] = i;
-  Places places;
-  if (offsets) offsets->assign(values + graph_.nodes.size(), 0);
-  const Extent more = slack(segment.first, segment.last);
-  const auto room = [&](int v, int born) {
-    const Rect& r = need[index(v)];
-    const size_t at =
-        places.place(buffer_bytes(graph_.values[index(v)].channels, height(r) + more.height, width(r) + more.width),
-                     born, last_use[index(v)]);
-    if (offsets) (*offsets)[index(v)] = at;
-  };
-  for (int v : segment.reads)
-    if (v == 0 || !streamed(segment, v)) room(v, segment.first);
-  for (int i = segment.first; i < segment.last; ++i) {
-    const Node& node = graph_.nodes[index(i)];
-    if (node.out != segment.out) room(node.out, i);
-    if (!kernels) continue;
-    const size_t at =
-        places.place(aligned(packed_[index(i)].kernel->scratch_bytes(node.spec, need[index(node.out)])), i, i);
-    if (offsets) (*offsets)[values + index(i)] = at;
-  }
-  return places.top;
+// A tile of this size may begin anywhere, so its rectangles are taken at a place that is a multiple of everything.
+static Rect far_tile(int64_t granule, int64_t rows, int64_t columns) {
+  const int64_t far = 720720 * granule;
+  return {far, far, far + rows, far + columns};
 }
 
-// Chooses the task tile of a segment: the least work per pixel (halo recomputed included) among the sizes whose
-// values stay in L2, and small enough that every thread gets several tasks.
+// Places the segment's values and its kernels' scratch in one worker's scratch, for bands of this size. What lives
+// throughout a task has a place of its own; kernels' scratch does not outlive a step.
+size_t Session::plan_scratch(const Segment& segment, int64_t rows, int64_t columns, std::vector<Room>& rooms) const {
+  const std::vector<Rect> need =
+      needs_of(graph_, segment.first, segment.last, far_tile(segment.granule, rows, columns));
+  const size_t values = graph_.values.size();
+  const Extent more = slack(segment.first, segment.last);
+  rooms.assign(values + graph_.nodes.size(), Room{});
+  size_t top = 0;
+  const auto room = [&](int v) {
+    const int64_t h = height(need[index(v)]) + more.height, stride = row_stride(width(need[index(v)]) + more.width);
+    rooms[index(v)] = {top, stride, channel_stride(h, stride)};
+    top += buffer_bytes(graph_.values[index(v)].channels, h, stride);
+  };
+  for (int v : segment.reads)
+    if (v == 0 || !streamed(segment, v)) room(v);
+  for (int i = segment.first; i + 1 < segment.last; ++i) room(graph_.nodes[index(i)].out);
+  size_t most = 0;
+  for (int i = segment.first; i < segment.last; ++i) {
+    const Node& node = graph_.nodes[index(i)];
+    Rect made = need[index(node.out)];
+    made.y1 += more.height;
+    made.x1 += more.width;
+    rooms[values + index(i)].offset = top;
+    most = std::max(most, aligned(packed_[index(i)].kernel->scratch_bytes(node.spec, made)));
+  }
+  return top + most;
+}
+
+// Bytes that a band should find in L2: rows of the values between its steps, and of planes that two steps read.
+int64_t Session::cached_bytes(const Segment& segment, int64_t rows, int64_t columns) const {
+  const std::vector<Rect> need =
+      needs_of(graph_, segment.first, segment.last, far_tile(segment.granule, rows, columns));
+  const auto bytes = [&](int v) {
+    return 4 * graph_.values[index(v)].channels * height(need[index(v)]) * width(need[index(v)]);
+  };
+  int64_t sum = 0;
+  for (int v : segment.reads) {
+    int64_t readers = 0;
+    for (int i = segment.first; i < segment.last; ++i)
+      readers += std::count(graph_.nodes[index(i)].inputs.begin(), graph_.nodes[index(i)].inputs.end(), v);
+    if (readers > 1 || !streamed(segment, v)) sum += bytes(v);
+  }
+  for (int i = segment.first; i + 1 < segment.last; ++i) sum += bytes(graph_.nodes[index(i)].out);
+  return sum;
+}
+
+// Multiply-adds, or what takes as long, of a band; of a task's first one with the rows that later bands find made.
+double Session::work_of_band(const Segment& segment, int64_t rows, int64_t columns, bool first) const {
+  const Rect out = far_tile(segment.granule, rows, columns);
+  const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, out);
+  const int64_t scale = graph_.values[index(segment.out)].scale;
+  double work = 0;
+  for (int i = segment.first; i < segment.last; ++i) {
+    const Node& node = graph_.nodes[index(i)];
+    Rect made = need[index(node.out)];
+    if (!first) made.y1 = made.y0 + std::max<int64_t>(1, rows * graph_.values[index(node.out)].scale / scale);
+    work += static_cast<double>(packed_[index(i)].kernel->work(node.spec, made)) +
+            kRowWork * static_cast<double>(height(made) * (node.spec.channels_in + node.spec.channels_out));
+  }
+  return work;
+}
+
+// Chooses the tasks of a segment: the least work per pixel (halos made twice included) among bands whose values stay in
+// L2, and tiles small enough that every thread gets its share.
 void Session::plan_tasks(const Segment& segment, Layout& layout) const {
   const Extent e = graph_.extent(segment.out, layout.h, layout.w);
   const int64_t scale = graph_.values[index(segment.out)].scale;
-  const int64_t area_h = layout.tile ? std::min(e.height, layout.tile * scale) : e.height;
-  const int64_t area_w = layout.tile ? std::min(e.width, layout.tile * scale) : e.width;
+  const int64_t area_h = std::min(e.height, layout.tile_h * scale);
+  const int64_t area_w = std::min(e.width, layout.tile_w * scale);
   const int64_t g = segment.granule;
-  const auto up = [g](int64_t n) { return (n + g - 1) / g * g; };
+  int64_t block_rows = g, block_columns = g;
+  for (int i = segment.first; i < segment.last; ++i) {
+    block_rows = std::lcm(block_rows, graph_.nodes[index(i)].spec.blocks.rows);
+    block_columns = std::lcm(block_columns, graph_.nodes[index(i)].spec.blocks.columns);
+  }
+  const auto sorted = [](std::vector<int64_t> sides) {
+    std::sort(sides.begin(), sides.end());
+    sides.erase(std::unique(sides.begin(), sides.end()), sides.end());
+    return sides;
+  };
+  const auto up = [](int64_t n, int64_t to) { return (n + to - 1) / to * to; };
   // Few candidates suffice: the cost is flat around its minimum. Those of 16 k - 2 granules leave no lane idle in a
   // kernel that works on whole granules and two more (anchored_regression), or before a 3 x 3 convolution.
-  std::vector<int64_t> sides;
-  for (int64_t side : {16, 32, 48, 64, 80, 96, 128, 144, 192, 256, 384, 512}) sides.push_back(up(side));
-  for (int64_t cells : {14, 30, 46, 62, 94, 126}) sides.push_back(cells * g);
-  std::sort(sides.begin(), sides.end());
-  const int64_t wanted = threads_ == 1 ? 1 : 8 * threads_;
-  double best = std::numeric_limits<double>::infinity();
-  std::pair<int64_t, int64_t> task{up(16), up(16)};
-  int64_t rows = 1, columns = 1;
-  for (int i = segment.first; i < segment.last; ++i) {
-    rows = std::lcm(rows, graph_.nodes[index(i)].spec.blocks.rows);
-    columns = std::lcm(columns, graph_.nodes[index(i)].spec.blocks.columns);
+  std::vector<int64_t> bands, widths;
+  for (int64_t side : {4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512}) {
+    bands.push_back(std::min(up(side, block_rows), up(area_h, block_rows)));
+    if (side >= 16) widths.push_back(std::min(up(side, block_columns), up(area_w, block_columns)));
   }
-  for (int64_t th : sides) {
-    if (g == 1 && th % rows != 0) continue;
-    for (int64_t tw : sides) {
-      if (g == 1 && tw % columns != 0) continue;
-      if ((th > up(area_h) && th > sides[0]) || (tw > up(area_w) && tw > sides[0])) continue;
-      const int64_t bytes = static_cast<int64_t>(plan_scratch(segment, th, tw, false, nullptr));
-      const int64_t budget = l2_bytes() * 5 / 8;
-      const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, {0, 0, th, tw});
-      double work = kTaskWork;
-      for (int i = segment.first; i < segment.last; ++i) {
-        const Node& node = graph_.nodes[index(i)];
-        work += static_cast<double>(packed_[index(i)].kernel->work(node.spec, need[index(node.out)])) +
-                16.0 * static_cast<double>(height(need[index(node.out)]) * width(need[index(node.out)]));
-      }
-      const int64_t count = ceil_div(area_h, th) * ceil_div(area_w, tw);
-      // Whole tiles over the area: what the last row and column of tiles waste is not counted, they are smaller.
-      double cost = work / static_cast<double>(th * tw);
-      if (bytes > budget) cost *= 1.0 + 2.0 * (static_cast<double>(bytes) / static_cast<double>(budget) - 1.0);
-      if (count < wanted) cost *= 1.0 + 0.05 * static_cast<double>(wanted - count);
-      if (cost < best) {
-        best = cost;
-        task = {th, tw};
+  if (g > 1)
+    for (int64_t cells : {14, 30, 46, 62, 94, 126})
+      for (std::vector<int64_t>* sides : {&bands, &widths}) sides->push_back(cells * g);
+  for (int64_t parts : {1, 2, 3, 4, 6, 8}) widths.push_back(up(ceil_div(area_w, parts), block_columns));
+  const double budget = static_cast<double>(l2_bytes()) * 5 / 8;
+  const double area = static_cast<double>(area_h) * static_cast<double>(area_w);
+  double best = std::numeric_limits<double>::infinity();
+  Task task{bands[0], widths[0], bands[0]};
+  for (int64_t width : sorted(widths))
+    for (int64_t band : sorted(bands)) {
+      const double first = work_of_band(segment, band, width, true), next = work_of_band(segment, band, width, false);
+      double misses = static_cast<double>(cached_bytes(segment, band, width)) / budget;
+      misses = misses > 1 ? 1 + 2 * (misses - 1) : 1;
+      std::vector<int64_t> heights;
+      for (int64_t parts : {1, 2, 3, 4, 6, 8, 12, 16, 24, 32}) heights.push_back(up(ceil_div(area_h, parts), band));
+      for (int64_t height : sorted(heights)) {
+        const double work = first + next * static_cast<double>(height / band - 1) + kTaskWork;
+        const int64_t count = ceil_div(area_h, height) * ceil_div(area_w, width);
+        // Whole tiles over the area: what the last row and column of tiles waste is not counted, they are smaller.
+        double cost = misses * work / static_cast<double>(height * width);
+        if (threads_ > 1) {
+          // At worst all but one thread wait for the last task. Equal tasks that all threads share out leave none over,
+          // but more of them even out what else the machine does.
+          const bool even = area_h % height == 0 && area_w % width == 0 && count % threads_ == 0;
+          const double share = static_cast<double>(std::min(height, area_h) * std::min(width, area_w)) * threads_ / area;
+          cost *= 1 + share * (even ? 0.1 : 0.3);
+        }
+        if (cost < best) {
+          best = cost;
+          task = {height, width, band};
+        }
       }
     }
-  }
   layout.task.push_back(task);
-  layout.offsets.emplace_back();
+  layout.rooms.emplace_back();
   layout.scratch_bytes =
-      std::max(layout.scratch_bytes, plan_scratch(segment, task.first, task.second, true, &layout.offsets.back()));
+      std::max(layout.scratch_bytes, plan_scratch(segment, task.band, task.width, layout.rooms.back()));
 }
 
-Session::Layout Session::layout(int64_t h, int64_t w, int64_t tile) const {
+Session::Layout Session::layout(int64_t h, int64_t w, int64_t tile_h, int64_t tile_w) const {
   Layout layout;
   layout.h = h;
   layout.w = w;
-  layout.tile = tile && (tile < h || tile < w) ? tile : 0;
+  layout.tile_h = std::min(tile_h, h);
+  layout.tile_w = std::min(tile_w, w);
   for (const Segment& segment : segments_) plan_tasks(segment, layout);
   layout.plane_offset.assign(graph_.values.size(), 0);
   // The planes between segments, at the size of the largest outer tile's needs.
   const int64_t s = graph_.scale;
-  const int64_t th = (layout.tile ? std::min(tile, h) : h) * s, tw = (layout.tile ? std::min(tile, w) : w) * s;
+  const int64_t th = layout.tile_h * s, tw = layout.tile_w * s;
   const int64_t far = 720720 * s;
   const std::vector<Rect> need =
       needs_of(graph_, 0, static_cast<int>(graph_.nodes.size()), {far, far, far + th, far + tw});
@@ -210,9 +260,9 @@ int64_t Session::memory(int64_t h, int64_t w) const {
   return bytes;
 }
 
-int64_t Session::tile(int64_t h, int64_t w) const {
+Extent Session::tile(int64_t h, int64_t w) const {
   const Layout l = choose(h, w);
-  return l.tile ? l.tile : std::max(h, w);
+  return {graph_.values[0].channels, l.tile_h, l.tile_w};
 }
 
 Session::Layout Session::choose(int64_t h, int64_t w) const {
@@ -220,25 +270,30 @@ Session::Layout Session::choose(int64_t h, int64_t w) const {
   if (h > kMaxPixels / w / (graph_.scale * graph_.scale))
     fail(Status::kLimit, "an output of ", w * graph_.scale, "x", h * graph_.scale,
          " pixels is above the limit of 2^31");
-  Layout l = layout(h, w, options_.tile);
-  if (!options_.memory_limit) {
-    // Wide planes of a whole frame would take gigabytes, and their pages longer than a halo.
-    for (int64_t tile = std::max(h, w) * 3 / 4; !options_.tile && l.planes_bytes > kPlanesBytes && tile >= 64;
-         tile = tile * 3 / 4)
-      l = layout(h, w, tile);
-    return l;
-  }
   size_t fixed = 0;
   for (const Packed& packed : packed_) fixed += packed.bytes;
-  int64_t tile = l.tile ? l.tile : std::max(h, w);
-  for (;;) {
-    const size_t bytes = fixed + l.planes_bytes + static_cast<size_t>(threads_) * aligned(l.scratch_bytes);
-    if (bytes <= static_cast<size_t>(options_.memory_limit)) return l;
+  const auto bytes = [&](const Layout& l) {
+    return fixed + l.planes_bytes + static_cast<size_t>(threads_) * aligned(l.scratch_bytes);
+  };
+  const bool limited = options_.memory_limit > 0;
+  const auto fits = [&](const Layout& l) {
+    return limited ? bytes(l) <= static_cast<size_t>(options_.memory_limit) : l.planes_bytes <= kPlanesBytes;
+  };
+  int64_t tile = options_.tile;
+  if (!tile) {
+    // The whole image; or strips of it, as long as their halos, made twice, are not much.
+    Layout l = layout(h, w, h, w);
+    const int64_t least = std::max<int64_t>(64, kHalo * radius_);
+    for (int64_t parts = 2; !fits(l) && ceil_div(h, parts) >= least; ++parts) l = layout(h, w, ceil_div(h, parts), w);
+    if (fits(l) || !limited) return l;
+    tile = std::max(l.tile_h, l.tile_w) * 3 / 4;
+  }
+  for (;; tile = std::max<int64_t>(8, tile * 3 / 4)) {
+    const Layout l = layout(h, w, tile, tile);
+    if (fits(l) || !limited) return l;
     if (tile <= 8)
-      fail(Status::kLimit, "memory_limit=", options_.memory_limit, " bytes is too low: the smallest tile needs ", bytes,
-           " bytes with ", threads_, " threads; raise it or use fewer threads");
-    tile = std::max<int64_t>(8, tile * 3 / 4);
-    l = layout(h, w, tile);
+      fail(Status::kLimit, "memory_limit=", options_.memory_limit, " bytes is too low: the smallest tile needs ",
+           bytes(l), " bytes with ", threads_, " threads; raise it or use fewer threads");
   }
 }
 
@@ -264,10 +319,12 @@ std::vector<StepReport> Session::explain(int64_t h, int64_t w) const {
                       node.rule->flops(node.spec, area),
                       0,
                       0,
+                      0,
                       0};
     while (static_cast<int>(i) >= segments_[segment].last) ++segment;
-    report.task_height = l.task[segment].first;
-    report.task_width = l.task[segment].second;
+    report.task_height = l.task[segment].height;
+    report.task_width = l.task[segment].width;
+    report.band = l.task[segment].band;
     report.radius = std::max(far / up - need.y0, need.y1 - far / up - 1);
     report.bytes = 4 * e.channels * e.height * e.width;
     for (int v : node.inputs) {

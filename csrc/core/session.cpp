@@ -2,6 +2,7 @@
 #include "core/session.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <random>
 
@@ -16,9 +17,11 @@ namespace fastsr {
 namespace {
 
 constexpr int64_t kNarrow = 4;  // values of at most this many channels are kept as whole planes
-// So are wider ones that take more multiply-adds a number. Writing and reading it takes as long as about 80 (10 GB/s);
-// what it saves is the part of them that tiles make twice, a third to a half in chains of 3 x 3 layers.
-constexpr int64_t kKeepWork = 200;
+// Writing and reading a number of a plane takes as long as about this many multiply-adds (10 GB/s).
+constexpr int64_t kPlaneWork = 80;
+constexpr int64_t kSide = 48;  // of a task's tile, about
+// A value of which a tile takes more than this does not stay in L2 beside another one: kept in scratch it costs as much.
+constexpr int64_t kLarge = 1 << 20;
 
 void poison(void* p, size_t bytes) {
   float* f = static_cast<float*>(p);
@@ -33,6 +36,35 @@ bool same_weights(const Spec& a, const Spec& b) {
   return a.channels_in == b.channels_in && a.channels_out == b.channels_out && a.kernel == b.kernel &&
          a.scale == b.scale && a.patch == b.patch && a.features == b.features && a.atoms == b.atoms;
 }
+
+// A value's rows in scratch while a task goes down its tile: those from `rect.y0` that are made, up to `rect.y1`.
+struct Rows {
+  View view;
+  bool begun = false;
+
+  // Makes room for what a band needs: rows that it needs no more leave, those made already move to the top. Returns the
+  // rectangle still to be made.
+  Rect slide(const Rect& need, const Blocks& blocks) {
+    const int64_t end = ceil_div(need.y1 - blocks.y, blocks.rows) * blocks.rows + blocks.y;  // no block in two bands
+    const int64_t made = begun ? std::max(need.y0, view.rect.y1) : need.y0;
+    const int64_t by = need.y0 - view.rect.y0;
+    if (begun && by > 0 && made > need.y0)
+      for (int64_t c = 0; c < view.channels; ++c) {
+        float* to = view.data + c * view.channel_stride;
+        std::memmove(to, to + by * view.row_stride,
+                     sizeof(float) * static_cast<size_t>((made - need.y0) * view.row_stride));
+      }
+    begun = true;
+    view.rect = {need.y0, need.x0, std::max(made, end), need.x1};
+    return {made, need.x0, view.rect.y1, need.x1};
+  }
+  View part(const Rect& rect) const {
+    View v = view;
+    v.data = at(view, 0, rect.y0, rect.x0);
+    v.rect = rect;
+    return v;
+  }
+};
 
 }  // namespace
 
@@ -74,36 +106,61 @@ void Session::cut() {
   std::vector<int> last_use(graph_.values.size(), -1);
   for (int i = 0; i < steps; ++i)
     for (int v : graph_.nodes[index(i)].inputs) last_use[index(v)] = i;
-  // A segment ends with a value that is worth a plane, if all others still to be read are planes already.
-  std::vector<bool> plane(graph_.values.size(), false);
-  Segment segment{0, 0, {}, 0, 1};
-  for (int i = 0; i < steps; ++i) {
-    const int made = graph_.nodes[index(i)].out;
-    bool ends = i + 1 == steps || worth_a_plane(i);
-    for (int v = 1; v < made; ++v) ends = ends && (last_use[index(v)] <= i || plane[index(v)]);
-    if (!ends) continue;
-    plane[index(made)] = true;
-    segment.last = i + 1;
-    segment.out = graph_.nodes[index(i)].out;
-    for (int k = segment.first; k < segment.last; ++k)
-      for (int v : graph_.nodes[index(k)].inputs)
-        if ((v == 0 || v < graph_.nodes[index(segment.first)].out) &&
-            std::find(segment.reads.begin(), segment.reads.end(), v) == segment.reads.end())
-          segment.reads.push_back(v);
-    segment.granule = graph_.nodes[index(i)].rule->granule(graph_.nodes[index(i)].spec);
-    segments_.push_back(segment);
-    segment = {i + 1, i + 1, {}, 0, 1};
+  // A segment ends with a value that is worth a plane, and where it can: all others still to be read must be planes. One
+  // that is not, as a residual of many steps, then becomes one for the sake of those between.
+  std::vector<bool> wanted(graph_.values.size(), false);
+  for (bool again = true; again;) {
+    again = false;
+    segments_.clear();
+    std::vector<bool> plane(graph_.values.size(), false);
+    Segment segment{0, 0, {}, 0, 1};
+    for (int i = 0; i < steps && !again; ++i) {
+      const int made = graph_.nodes[index(i)].out;
+      const bool worth = wanted[index(made)] || worth_a_plane(segment.first, i);
+      if (!worth && i + 1 < steps) continue;
+      for (int v = 1; v < made; ++v)
+        if (last_use[index(v)] > i && !plane[index(v)]) {
+          wanted[index(v)] = wanted[index(made)] = again = true;
+          break;
+        }
+      if (again) break;
+      plane[index(made)] = true;
+      segment.last = i + 1;
+      segment.out = made;
+      for (int k = segment.first; k < segment.last; ++k)
+        for (int v : graph_.nodes[index(k)].inputs)
+          if ((v == 0 || v < graph_.nodes[index(segment.first)].out) &&
+              std::find(segment.reads.begin(), segment.reads.end(), v) == segment.reads.end())
+            segment.reads.push_back(v);
+      segment.granule = graph_.nodes[index(i)].rule->granule(graph_.nodes[index(i)].spec);
+      segments_.push_back(segment);
+      segment = {i + 1, i + 1, {}, 0, 1};
+    }
   }
   block();
 }
 
-// Whether to keep step i's output as a plane: when that is cheaper than making a tile's halo of it again.
-bool Session::worth_a_plane(int i) const {
-  const Spec& spec = graph_.nodes[index(i)].spec;
-  if (spec.channels_out <= kNarrow) return true;
-  constexpr int64_t kSide = 96;
-  const int64_t work = packed_[index(i)].kernel->work(spec, {0, 0, kSide, kSide}) / (kSide * kSide);
-  return work > kKeepWork * spec.channels_out;
+// Whether to keep the output of step i, in a segment from `first`, as a plane: when that is cheaper than making a tile's
+// halo of it again.
+bool Session::worth_a_plane(int first, int i) const {
+  const int64_t channels = graph_.nodes[index(i)].spec.channels_out;
+  if (channels <= kNarrow) return true;
+  if (channels * (kSide + 2) * (kSide + 2) * static_cast<int64_t>(sizeof(float)) > kLarge) return true;
+  const auto side_at = [&](int k) { return kSide * graph_.values[index(graph_.nodes[index(k)].out)].scale; };
+  const int64_t here = side_at(i), steps = static_cast<int64_t>(graph_.nodes.size());
+  // A step behind it that reads further than its output makes the tile's halo, of everything since the last plane.
+  int64_t reach = 0;
+  for (int k = i + 1; k < steps && !reach; ++k) {
+    const Rect need = graph_.nodes[index(k)].rule->needs(graph_.nodes[index(k)].spec, 0, {kSide, kSide, kSide + 1, kSide + 1});
+    reach = (height(need) - 1) / 2;
+  }
+  double work = 0;
+  for (int k = first; k <= i; ++k) {
+    const Node& node = graph_.nodes[index(k)];
+    const double part = static_cast<double>(side_at(k)) / static_cast<double>(here);
+    work += static_cast<double>(packed_[index(k)].kernel->work(node.spec, {0, 0, 96, 96})) / (96.0 * 96.0) * part * part;
+  }
+  return work * 4.0 * static_cast<double>(reach) / kSide > static_cast<double>(kPlaneWork * channels);
 }
 
 // Lets kernels compute in blocks, placed so that the blocks of a value begin where most tiles of it begin.
@@ -174,7 +231,7 @@ void Session::run(const float* x, int64_t h, int64_t w, float* out) {
   // Only ever read: the view type is shared with outputs.
   frame.views[0] = {const_cast<float*>(x), h * w, w, in.channels, {0, 0, h, w}};
   frame.views.back() = {out, made.height * made.width, made.width, made.channels, {0, 0, made.height, made.width}};
-  const Grid grid({0, 0, h, w}, l.tile ? l.tile : h, l.tile ? l.tile : w);
+  const Grid grid({0, 0, h, w}, l.tile_h, l.tile_w);
   for (int64_t i = 0; i < grid.count(); ++i) run_tile(frame, grid[i]);
   release(std::move(context));
 }
@@ -195,9 +252,9 @@ void Session::run_tile(const Frame& outer, const Rect& lr) {
       const int64_t stride = row_stride(width(area));
       frame.views[index(segment.out)] = {
           reinterpret_cast<float*>(frame.context->planes.get() + l.plane_offset[index(segment.out)]),
-          height(area) * stride, stride, e.channels, area};
+          channel_stride(height(area), stride), stride, e.channels, area};
     }
-    const Grid grid(area, l.task[k].first, l.task[k].second);
+    const Grid grid(area, l.task[k].height, l.task[k].width);
     std::vector<int64_t> order;
     if (options_.shuffle) {
       for (int64_t i = 0; i < grid.count(); ++i) order.push_back(i);
@@ -213,48 +270,62 @@ void Session::run_tile(const Frame& outer, const Rect& lr) {
 
 void Session::run_task(const Frame& frame, const Segment& segment, const Rect& out, unsigned char* scratch) {
   const Layout& l = *frame.layout;
-  const std::vector<size_t>& offsets = l.offsets[static_cast<size_t>(&segment - segments_.data())];
-  const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, out);
-  std::vector<View> views(graph_.values.size());
-  const auto local = [&](int v) {
-    const int64_t stride = row_stride(width(need[index(v)]));
-    return View{reinterpret_cast<float*>(scratch + offsets[index(v)]), height(need[index(v)]) * stride, stride,
-                graph_.values[index(v)].channels, need[index(v)]};
-  };
+  const size_t k = static_cast<size_t>(&segment - segments_.data());
+  const std::vector<Room>& rooms = l.rooms[k];
+  const int64_t band = l.task[k].band;
   // The border a value shows is that of the step which reads beyond it.
   const auto border_of = [&](int v) {
     for (int i = segment.first; i < segment.last; ++i)
       if (graph_.nodes[index(i)].inputs[0] == v) return graph_.nodes[index(i)].spec.border;
     return Border::kZero;
   };
+  std::vector<Rows> rows(graph_.values.size());
+  std::vector<int> copied;
+  const auto begin = [&](int v) {
+    const Room& room = rooms[index(v)];
+    rows[index(v)].view = {reinterpret_cast<float*>(scratch + room.offset), room.channel_stride, room.row_stride,
+                           graph_.values[index(v)].channels, {}};
+  };
+  const std::vector<Rect> whole = needs_of(graph_, segment.first, segment.last, out);
   for (int v : segment.reads) {
     const Extent e = graph_.extent(v, l.h, l.w);
     // A plane is read where it lies unless its border is; the caller's image has no room to read past a row's end.
-    if (v != 0 && (streamed(segment, v) || contains({0, 0, e.height, e.width}, need[index(v)]))) {
-      views[index(v)] = frame.views[index(v)];
-      continue;
+    if (v != 0 && (streamed(segment, v) || contains({0, 0, e.height, e.width}, whole[index(v)]))) {
+      rows[index(v)].view = frame.views[index(v)];
+    } else {
+      begin(v);
+      copied.push_back(v);
     }
-    views[index(v)] = local(v);
-    copy_with_border(frame.views[index(v)], views[index(v)], e.height, e.width, border_of(v));
   }
-  for (int i = segment.first; i < segment.last; ++i) {
-    const Node& node = graph_.nodes[index(i)];
-    const Extent e = graph_.extent(node.out, l.h, l.w);
-    const bool last = node.out == segment.out;
-    const View whole = views[index(node.out)] = last ? frame.views[index(node.out)] : local(node.out);
-    View made = whole;
-    made.rect = intersect(last ? out : need[index(node.out)], {0, 0, e.height, e.width});
-    made.data = at(whole, 0, made.rect.y0, made.rect.x0);
-    View in[2];
-    for (size_t k = 0; k < node.inputs.size(); ++k) {
-      const View& source = views[index(node.inputs[k])];
-      in[k] = source;
-      in[k].rect = intersect(node.rule->needs(node.spec, static_cast<int>(k), made.rect), source.rect);
-      in[k].data = at(source, 0, in[k].rect.y0, in[k].rect.x0);
+  for (int i = segment.first; i + 1 < segment.last; ++i) begin(graph_.nodes[index(i)].out);
+  rows[index(segment.out)].view = frame.views[index(segment.out)];
+  for (int64_t y = out.y0, next; y < out.y1; y = next) {
+    next = std::min(out.y1, (floor_div(y, band) + 1) * band);
+    const std::vector<Rect> need = needs_of(graph_, segment.first, segment.last, {y, out.x0, next, out.x1});
+    for (int v : copied) {
+      const Extent e = graph_.extent(v, l.h, l.w);
+      const Rect fresh = rows[index(v)].slide(need[index(v)], Blocks{});
+      if (height(fresh) > 0)
+        copy_with_border(frame.views[index(v)], rows[index(v)].part(fresh), e.height, e.width, border_of(v));
     }
-    packed_[index(i)].kernel->run(
-        {&node.spec, packed_[index(i)].weights.get(), in, made, e, scratch + offsets[graph_.values.size() + index(i)]});
-    if (!last) fill_border(whole, e.height, e.width, border_of(node.out));
+    for (int i = segment.first; i < segment.last; ++i) {
+      const Node& node = graph_.nodes[index(i)];
+      const Extent e = graph_.extent(node.out, l.h, l.w);
+      Rows& to = rows[index(node.out)];
+      const bool last = node.out == segment.out;
+      const Rect fresh = last ? Rect{y, out.x0, next, out.x1} : to.slide(need[index(node.out)], node.spec.blocks);
+      const View made = to.part(intersect(fresh, {0, 0, e.height, e.width}));
+      if (height(made.rect) > 0) {
+        View in[2];
+        for (size_t n = 0; n < node.inputs.size(); ++n) {
+          const Rows& from = rows[index(node.inputs[n])];
+          in[n] = from.part(intersect(node.rule->needs(node.spec, static_cast<int>(n), made.rect), from.view.rect));
+        }
+        packed_[index(i)].kernel->run({&node.spec, packed_[index(i)].weights.get(), in, made, e,
+                                       scratch + rooms[graph_.values.size() + index(i)].offset});
+      }
+      if (!last) fill_border(to.view, e.height, e.width, border_of(node.out));
+    }
   }
 }
 

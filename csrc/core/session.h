@@ -2,8 +2,9 @@
 // Session: a plan prepared for this CPU (weights packed, kernels chosen); run() turns planes into larger planes.
 //
 // The plan is cut into segments at values of few channels, or of much work: cheaper to keep than to recompute.
-// A segment runs depth first, tile by tile: its wide values live in one worker's scratch, which fits in L2, and
-// never reach memory. The values between segments are whole planes in the arena.
+// A segment runs depth first, tile by tile and within a tile band by band: of its wide values only the rows that the
+// next rows of output read live in one worker's scratch, which fits in L2, and they never reach memory. The values
+// between segments are whole planes in the arena.
 #pragma once
 
 #include <atomic>
@@ -30,7 +31,7 @@ struct StepReport {
   std::string op, out, who;
   Extent shape;
   int64_t radius, flops, bytes;
-  int64_t task_height, task_width;  // of the segment's output, in pixels
+  int64_t task_height, task_width, band;  // of the segment's output, in pixels
 };
 
 class Session {
@@ -49,7 +50,7 @@ class Session {
   int64_t radius() const { return radius_; }
   int64_t flops(int64_t h, int64_t w) const { return fastsr::flops(graph_, h, w); }
   int64_t memory(int64_t h, int64_t w) const;  // bytes held while running, weights included
-  int64_t tile(int64_t h, int64_t w) const;    // side in LR pixels that a run of this size uses
+  Extent tile(int64_t h, int64_t w) const;     // height and width in LR pixels that a run of this size uses
   int threads() const { return threads_; }
   const std::string& isa() const { return isa_; }
   std::vector<StepReport> explain(int64_t h, int64_t w) const;
@@ -57,19 +58,23 @@ class Session {
  private:
   struct Packed;   // a step's kernel and its packed weights
   struct Segment;  // steps run together, tile by tile
+  struct Task;     // the size of a segment's tiles
+  struct Room;     // a place in a worker's scratch
   struct Layout;   // sizes for one (h, w, tile): planes, task tiles, scratch
   struct Context;  // the memory of one run
   struct Frame;    // what one run passes down
 
   void cut();
-  bool worth_a_plane(int step) const;
+  bool worth_a_plane(int first, int step) const;
   void block();
   bool streamed(const Segment& segment, int value) const;
   Extent slack(int first, int last) const;
-  Layout layout(int64_t h, int64_t w, int64_t tile) const;
+  Layout layout(int64_t h, int64_t w, int64_t tile_h, int64_t tile_w) const;
   Layout choose(int64_t h, int64_t w) const;
   void plan_tasks(const Segment& segment, Layout& layout) const;
-  size_t plan_scratch(const Segment& segment, int64_t th, int64_t tw, bool kernels, std::vector<size_t>* offsets) const;
+  double work_of_band(const Segment& segment, int64_t rows, int64_t columns, bool first) const;
+  int64_t cached_bytes(const Segment& segment, int64_t rows, int64_t columns) const;
+  size_t plan_scratch(const Segment& segment, int64_t rows, int64_t columns, std::vector<Room>& rooms) const;
   std::unique_ptr<Context> acquire(int64_t h, int64_t w);
   void release(std::unique_ptr<Context> context);
   void run_tile(const Frame& frame, const Rect& lr);

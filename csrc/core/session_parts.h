@@ -22,13 +22,24 @@ struct Session::Segment {
   int64_t granule;
 };
 
+// A tile of a segment's output, in pixels, and how many rows of it are made at a time.
+struct Session::Task {
+  int64_t height, width, band;
+};
+
+// A value's or a kernel's place in a worker's scratch.
+struct Session::Room {
+  size_t offset;
+  int64_t row_stride, channel_stride;
+};
+
 struct Session::Layout {
-  int64_t h = 0, w = 0, tile = 0;
+  int64_t h = 0, w = 0, tile_h = 0, tile_w = 0;  // outer tiles in LR pixels; h, w: one
   std::vector<size_t> plane_offset;  // per value; only those between segments have one
   size_t planes_bytes = 0;
-  size_t scratch_bytes = 0;                       // per worker
-  std::vector<std::pair<int64_t, int64_t>> task;  // per segment: height, width of a task's tile of its output
-  std::vector<std::vector<size_t>> offsets;       // per segment: scratch offset of each value it touches, then kernels'
+  size_t scratch_bytes = 0;              // per worker
+  std::vector<Task> task;                // per segment
+  std::vector<std::vector<Room>> rooms;  // per segment: of each value it touches, then of each step's kernel
 };
 
 struct Session::Context {
@@ -44,6 +55,9 @@ struct Session::Frame {
 };
 
 static inline int64_t row_stride(int64_t w) { return (w + 15) / 16 * 16; }
+
+// An odd number of cache lines, so that the channels of a pixel spread over the sets of a cache.
+static inline int64_t channel_stride(int64_t h, int64_t row) { return (h * row) | 16; }
 
 static inline size_t index(int i) { return static_cast<size_t>(i); }
 

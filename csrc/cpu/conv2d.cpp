@@ -22,7 +22,7 @@ constexpr int kGroup = 4, kWide = 2, kRows = 4;
 // Up to this many output channels each is computed alone: a group would be mostly padding.
 constexpr int64_t kFew = 3;
 
-enum class Way { kFew, kDirect, kColumns, kTiles };
+enum class Way { kFew, kDirect, kPoints, kColumns, kTiles };
 
 struct Packed {
   int64_t bias;     // offsets in floats from the start
@@ -36,11 +36,11 @@ int64_t work_of(const Spec& spec, Way way, int64_t h, int64_t w) {
   const int64_t ci = spec.channels_in, co = round_up(spec.channels_out, kGroup);
   if (way == Way::kTiles) {
     // Transforms: about 240 and 170 a tile and channel, measured. Weights come from L3 at about 4 multiply-adds a byte,
-    // and so do a task's transformed maps when they do not stay in L2.
-    const int64_t tiles = round_up((h + 3) / 4 * ((w + 3) / 4), kLanes);
-    const int64_t spilled = max(0, Tiles::kPoints * 4 * (ci + co) * tiles - (int64_t{3} << 19));
-    return Tiles::kPoints * ci * co * tiles + (240 * ci + 170 * co) * tiles + 2 * Tiles::kPoints * 4 * ci * co +
-           2 * spilled;
+    // half of it while products are made.
+    const Bands bands(spec, (h + Tiles::kSide - 1) / Tiles::kSide, (w + Tiles::kSide - 1) / Tiles::kSide);
+    const int64_t tiles = bands.rows * bands.columns, in_band = bands.band_rows * bands.band_columns;
+    const int64_t time = products_time(in_band) * tiles / max(1, in_band), count = (tiles + in_band - 1) / max(1, in_band);
+    return Tiles::kPoints * ci * co * time + (240 * ci + 170 * co) * tiles + 2 * Tiles::kPoints * 4 * ci * co * count;
   }
   if (way == Way::kColumns) {  // products, the output transform, 64 operations a block for the input's
     const Columns z(spec);
@@ -51,8 +51,11 @@ int64_t work_of(const Spec& spec, Way way, int64_t h, int64_t w) {
   return (way == Way::kFew ? spec.channels_out : co) * ci * spec.kernel * spec.kernel * h * round_up(w, kLanes);
 }
 
-Way way_of(const Spec& spec) {
+Way way_of(const Spec& placed) {
+  Spec spec = placed;
+  spec.blocks = Blocks{};  // the same before and after the session places them
   if (spec.channels_out <= kFew) return Way::kFew;
+  if (spec.kernel == 1) return Way::kPoints;
   Way best = Way::kDirect;
   if (by_columns(spec)) best = Way::kColumns;
   constexpr int64_t kSide = 96;
@@ -75,7 +78,7 @@ const char* way(const Spec& spec) {
 
 // Whether the kernel applies the activation of its input as it reads it; else a copy is made.
 bool activates(const Spec& spec) {
-  return way_of(spec) == Way::kTiles || (way_of(spec) == Way::kDirect && spec.kernel == 1);
+  return way_of(spec) == Way::kTiles || way_of(spec) == Way::kPoints;
 }
 
 size_t packed_bytes(const Spec& spec) {
@@ -108,6 +111,7 @@ void pack(const Spec& spec, void* packed) {
     case Way::kFew:
       for (int64_t i = 0; i < co * taps; ++i) to[i] = w[i];
       break;
+    case Way::kPoints:
     case Way::kDirect:
       for (int64_t o = 0; o < padded; ++o)
         for (int64_t t = 0; t < taps; ++t)
@@ -122,7 +126,10 @@ Blocks blocks(const Spec& spec) {
   return b;
 }
 
-bool streams(const Spec& spec) { return way_of(spec) == Way::kTiles; }
+bool streams(const Spec& spec) { return activates(spec); }
+
+// Pixels of a panel: of all input channels, in L1 while every output channel is made.
+constexpr int64_t kPanel = kWide * kLanes;
 
 // A copy of the input with its activation, for kernels that read it more than once.
 int64_t copy_floats(const Spec& spec, const Rect& out) {
@@ -133,8 +140,9 @@ int64_t copy_floats(const Spec& spec, const Rect& out) {
 
 size_t scratch_bytes(const Spec& spec, const Rect& out) {
   int64_t floats = round_up(copy_floats(spec, out), 16);
+  if (way_of(spec) == Way::kPoints) floats += spec.channels_in * round_up(width(out), kPanel);
   if (way_of(spec) == Way::kColumns) floats += ColumnsRoom(spec, out, kGroup, kWide).total;
-  if (way_of(spec) == Way::kTiles) floats += TilesRoom::most(spec, out);
+  if (way_of(spec) == Way::kTiles) floats += tiles_scratch_floats(spec, out);
   return static_cast<size_t>(floats) * sizeof(float);
 }
 
@@ -189,8 +197,8 @@ FASTSR_INLINE const float* residual_at(const Args& a, int64_t c, int64_t y, int6
 }
 
 // kGroup output channels, V vectors of row y from x; n pixels of them exist.
-template <int V, typename Act>
-FASTSR_INLINE void group(const Args& a, Act act, const float* w, const float* bias, int64_t c0, int64_t y, int64_t x,
+template <int V>
+FASTSR_INLINE void group(const Args& a, const float* w, const float* bias, int64_t c0, int64_t y, int64_t x,
                          int64_t n) {
   const View& in = a.in[0];
   const int64_t k = a.spec->kernel, r = k / 2;
@@ -202,7 +210,7 @@ FASTSR_INLINE void group(const Args& a, Act act, const float* w, const float* bi
       const float* row = at(in, ci, y - r + ky, x - r);
       for (int64_t kx = 0; kx < k; ++kx, w += kGroup) {
         vf p[V];
-        for (int v = 0; v < V; ++v) p[v] = act(load(row + kx + v * kLanes));
+        for (int v = 0; v < V; ++v) p[v] = load(row + kx + v * kLanes);
         for (int g = 0; g < kGroup; ++g) {
           const vf weight = set1(w[g]);
           for (int v = 0; v < V; ++v) sum[g][v] = fmadd(p[v], weight, sum[g][v]);
@@ -214,8 +222,70 @@ FASTSR_INLINE void group(const Args& a, Act act, const float* w, const float* bi
          a.spec->inputs == 2 ? a.in[1].channel_stride : 0, a.spec->channels_out - c0, n);
 }
 
+// kGroup output channels of V vectors of a panel.
+template <int V>
+FASTSR_INLINE void panel_group(const Args& a, const float* panel, const float* w, const float* bias, int64_t c0,
+                               int64_t y, int64_t x, int64_t n) {
+  vf sum[kGroup][V];
+  FASTSR_UNROLL
+  for (int g = 0; g < kGroup; ++g)
+    for (int v = 0; v < V; ++v) sum[g][v] = set1(bias[g]);
+  for (int64_t c = 0; c < a.spec->channels_in; ++c, w += kGroup, panel += kPanel) {
+    vf p[V];
+    FASTSR_UNROLL
+    for (int v = 0; v < V; ++v) p[v] = load(panel + v * kLanes);
+    FASTSR_UNROLL
+    for (int g = 0; g < kGroup; ++g) {
+      const vf weight = set1(w[g]);
+      FASTSR_UNROLL
+      for (int v = 0; v < V; ++v) sum[g][v] = fmadd(p[v], weight, sum[g][v]);
+    }
+  }
+  finish(a, sum, at(a.out, c0, y, x), a.out.channel_stride, residual_at(a, c0, y, x),
+         a.spec->inputs == 2 ? a.in[1].channel_stride : 0, a.spec->channels_out - c0, n);
+}
+
+// 1 x 1: a row of the input becomes panels [panel][Ci][kPanel], so that what is read again lies together.
 template <typename Act>
-void many(const Args& a, Act act) {
+void points(const Args& a, Act act) {
+  const Packed* head = static_cast<const Packed*>(a.packed);
+  const float* base = static_cast<const float*>(a.packed);
+  const int64_t ci = a.spec->channels_in;
+  float* const panels = static_cast<float*>(a.scratch);
+  const Rect& r = a.out.rect;
+  for (int64_t y = r.y0; y < r.y1; ++y) {
+    for (int64_t c = 0; c < ci; ++c) {
+      const float* from = at(a.in[0], c, y, r.x0);
+      float* to = panels + c * kPanel;
+      for (int64_t x = 0; x < width(r); x += kPanel, from += kPanel, to += ci * kPanel) {
+        FASTSR_UNROLL
+        for (int v = 0; v < kWide; ++v)
+          if (x + v * kLanes < width(r)) store(to + v * kLanes, act(load(from + v * kLanes)));
+      }
+    }
+    for (int64_t x = r.x0; x < r.x1; x += kPanel) {
+      const float* panel = panels + (x - r.x0) * ci;
+      const int64_t n = r.x1 - x;
+      const int64_t share = (ci * kGroup + a.spec->channels_out - 1) / a.spec->channels_out;
+      for (int64_t c = 0, ahead = 0; c < a.spec->channels_out; c += kGroup) {
+        // The next row, meanwhile: its pieces are too short for the hardware to see them coming.
+        for (const int64_t end = min(ci, ahead + share); ahead < end; ++ahead)
+          for (int v = 0; v < kWide; ++v) __builtin_prefetch(at(a.in[0], ahead, y + 1, x + v * kLanes), 0, 2);
+        const float* w = base + head->weights + c * ci;
+        const float* bias = base + head->bias + c;
+        if (n > 2 * kLanes && kWide > 2) {
+          panel_group<kWide>(a, panel, w, bias, c, y, x, n);
+        } else if (n > kLanes) {
+          panel_group<2>(a, panel, w, bias, c, y, x, n);
+        } else {
+          panel_group<1>(a, panel, w, bias, c, y, x, n);
+        }
+      }
+    }
+  }
+}
+
+void many(const Args& a) {
   const Packed* head = static_cast<const Packed*>(a.packed);
   const float* base = static_cast<const float*>(a.packed);
   const int64_t taps = a.spec->channels_in * a.spec->kernel * a.spec->kernel;
@@ -227,11 +297,11 @@ void many(const Args& a, Act act) {
       for (int64_t x = r.x0; x < r.x1; x += kWide * kLanes) {
         const int64_t n = r.x1 - x;
         if (n > 2 * kLanes && kWide > 2) {
-          group<kWide>(a, act, w, bias, c, y, x, n);
+          group<kWide>(a, w, bias, c, y, x, n);
         } else if (n > kLanes) {
-          group<2>(a, act, w, bias, c, y, x, n);
+          group<2>(a, w, bias, c, y, x, n);
         } else {
-          group<1>(a, act, w, bias, c, y, x, n);
+          group<1>(a, w, bias, c, y, x, n);
         }
       }
     }
@@ -289,14 +359,13 @@ void columns(const Args& a) {
   }
 }
 
-// The output transform of 16 x V tiles' rows, channel by channel.
-void finish_tiles(const Args& a, const TilesRoom& room, const float* bias) {
+// The output transform of a band's outputs [c0, c0 + count), channel by channel.
+void finish_tiles(const Args& a, const Band& room, const float* bias, int64_t c0, int64_t count) {
   const Rect& rect = a.out.rect;
-  const Blocks& b = a.spec->blocks;
+  const int64_t left = max(rect.x0, room.x), right = min(rect.x1, room.x + Tiles::kSide * room.columns);
   float* const scratch = static_cast<float*>(a.scratch);
   float* const lines = scratch + room.lines + 2 * Tiles::kEdge * room.wide;
-  const int64_t y0 = tile_start(rect.y0, b.y), x0 = tile_start(rect.x0, b.x);
-  for (int64_t c = 0; c < a.spec->channels_out; ++c)
+  for (int64_t c = 0; c < count; ++c)
     for (int64_t r = 0; r < room.rows; ++r) {
       const float* from = scratch + room.made + c * room.line + r * room.columns;
       for (int64_t t = 0; t < room.columns; t += kLanes) {
@@ -318,13 +387,13 @@ void finish_tiles(const Args& a, const TilesRoom& room, const float* bias) {
         }
       }
       for (int i = 0; i < 4; ++i) {
-        const int64_t y = y0 + 4 * r + i;
+        const int64_t y = room.y + 4 * r + i;
         if (y < rect.y0 || y >= rect.y1) continue;
-        const float* line = lines + i * room.wide + (rect.x0 - x0);
-        for (int64_t x = rect.x0; x < rect.x1; x += 4 * kLanes, line += 4 * kLanes) {
+        const float* line = lines + i * room.wide + (left - room.x);
+        for (int64_t x = left; x < right; x += 4 * kLanes, line += 4 * kLanes) {
           vf sum[1][4];
-          for (int v = 0; v < 4; ++v) sum[0][v] = add(load(line + v * kLanes), set1(bias[c]));
-          finish(a, sum, at(a.out, c, y, x), 0, residual_at(a, c, y, x), 0, 1, rect.x1 - x);
+          for (int v = 0; v < 4; ++v) sum[0][v] = add(load(line + v * kLanes), set1(bias[c0 + c]));
+          finish(a, sum, at(a.out, c0 + c, y, x), 0, residual_at(a, c0 + c, y, x), 0, 1, right - x);
         }
       }
     }
@@ -334,10 +403,22 @@ template <typename Act>
 void tiles(const Args& a, Act act) {
   const Packed* head = static_cast<const Packed*>(a.packed);
   const float* base = static_cast<const float*>(a.packed);
-  const TilesRoom room(*a.spec, a.out.rect);
-  transform_tiles(a, room, act);
-  multiply_tiles<kGroup, kWide>(a, room, base + head->weights);
-  finish_tiles(a, room, base + head->bias);
+  const Rect& rect = a.out.rect;
+  const int64_t s = Tiles::kSide, y0 = tile_start(rect.y0, a.spec->blocks.y), x0 = tile_start(rect.x0, a.spec->blocks.x);
+  const Bands bands = Bands::of(*a.spec, rect);
+  const int64_t chunk = chunk_channels(*a.spec);
+  for (int64_t r = 0; r < bands.rows; r += bands.band_rows)
+    for (int64_t t = 0; t < bands.columns; t += bands.band_columns) {
+      Band band(*a.spec, min(bands.band_rows, bands.rows - r), min(bands.band_columns, bands.columns - t));
+      band.y = y0 + s * r;
+      band.x = x0 + s * t;
+      transform_tiles(a, band, act);
+      for (int64_t c = 0; c < a.spec->channels_out; c += chunk) {
+        const int64_t count = min(chunk, a.spec->channels_out - c);
+        multiply_tiles<kGroup, kWide>(a, band, base + head->weights, c, count);
+        finish_tiles(a, band, base + head->bias, c, count);
+      }
+    }
 }
 
 // One output channel, R rows from y, V vectors from x. K > 0 is the kernel's side known at compile time.
@@ -422,8 +503,11 @@ void run_way(const Args& a, Act act) {
     case Way::kColumns:
       Columns(*a.spec).rows == 4 ? columns<4>(a) : columns<6>(a);
       break;
+    case Way::kPoints:
+      points(a, act);
+      break;
     case Way::kDirect:
-      many(a, act);
+      many(a);
       break;
     case Way::kFew:
       a.spec->kernel == 3 ? few<3>(a) : few<0>(a);

@@ -27,42 +27,65 @@ FASTSR_INLINE int64_t tile_start(int64_t y, int64_t phase) {
   return (from >= 0 ? from / s : -((s - 1 - from) / s)) * s + phase;
 }
 
-// Offsets, in floats, of what a task has in scratch.
-struct TilesRoom {
-  int64_t rows, columns;     // of tiles
-  int64_t line;              // floats from a channel to the next: tiles, rounded up
+// A task's tiles are done band by band, and a band's outputs chunk by chunk. For few channels that keeps the transformed
+// maps of a band, and a chunk's products, in L2; for many only those of one point can stay there, and a longer band makes
+// more of the weights, 36 Ci Co numbers that come from L3.
+FASTSR_INLINE bool few_channels(const Spec& spec) { return spec.channels_in <= 96; }
+FASTSR_INLINE int64_t band_tiles(const Spec& spec) { return few_channels(spec) ? 48 : 192; }
+FASTSR_INLINE int64_t chunk_channels(const Spec& spec) { return min(spec.channels_out, few_channels(spec) ? 32 : 256); }
+
+// A band of tiles, and offsets, in floats, of what it has in scratch.
+struct Band {
+  int64_t y, x;                 // its first pixel
+  int64_t rows, columns;        // of tiles
+  int64_t line;                 // floats from a channel to the next: tiles, rounded up
   int64_t point_in, point_out;  // from a point to the next
   int64_t made, lines, wide, total;
 
-  TilesRoom(const Spec& spec, const Rect& out) {
-    const Blocks& b = spec.blocks;
-    rows = (out.y1 - tile_start(out.y0, b.y) + Tiles::kSide - 1) / Tiles::kSide;
-    columns = (out.x1 - tile_start(out.x0, b.x) + Tiles::kSide - 1) / Tiles::kSide;
-    place(spec);
-  }
-  // What a rectangle of this size needs at most, wherever it begins.
-  static int64_t most(const Spec& spec, const Rect& out) {
-    TilesRoom room;
-    room.rows = height(out) / Tiles::kSide + 2;
-    room.columns = width(out) / Tiles::kSide + 2;
-    room.place(spec);
-    return room.total;
-  }
-
- private:
-  TilesRoom() {}
-  void place(const Spec& spec) {
+  Band(const Spec& spec, int64_t rows_, int64_t columns_) : y(0), x(0), rows(rows_), columns(columns_) {
     // A vector that begins at the last tile of a row ends beyond the last row. An odd number of cache lines to the next
     // channel, and one more to the next point, spreads them over the cache's sets.
     line = round_up(rows * columns + kLanes, 16) | 16;
     point_in = spec.channels_in * line + 16;
-    point_out = spec.channels_out * line + 16;
+    point_out = chunk_channels(spec) * line + 16;
     made = Tiles::kPoints * point_in;
     lines = made + Tiles::kPoints * point_out;
     wide = round_up(Tiles::kSide * columns + 2, kLanes) + 4 * kLanes;
     total = lines + (Tiles::kEdge * 2 + Tiles::kSide) * wide;
   }
 };
+
+// How many rows and columns of tiles the bands of a rectangle have.
+struct Bands {
+  int64_t rows, columns, band_rows, band_columns;
+
+  Bands(const Spec& spec, int64_t rows_, int64_t columns_) : rows(rows_), columns(columns_) {
+    const int64_t most = band_tiles(spec);
+    const int64_t across = (columns + most - 1) / most;
+    band_columns = (columns + across - 1) / across;
+    band_rows = min(rows, max(1, most / band_columns));
+    const int64_t down = (rows + band_rows - 1) / band_rows;
+    band_rows = (rows + down - 1) / down;
+  }
+  static Bands of(const Spec& spec, const Rect& out) {
+    const int64_t s = Tiles::kSide;
+    return Bands(spec, (out.y1 - tile_start(out.y0, spec.blocks.y) + s - 1) / s,
+                 (out.x1 - tile_start(out.x0, spec.blocks.x) + s - 1) / s);
+  }
+};
+
+// How many tiles' time the products of a band take: fewer than three vectors at once leave less to each weight.
+FASTSR_INLINE int64_t products_time(int64_t tiles) {
+  const int64_t vectors = (tiles + kLanes - 1) / kLanes;
+  const int64_t over = vectors % 3;  // 1: two vectors twice instead of three and one
+  return kLanes * vectors + (over == 1 ? kLanes / 2 : over == 2 ? kLanes / 4 : 0);
+}
+
+// Scratch for any rectangle up to this size, wherever it begins: a smaller one may be done in larger bands.
+int64_t tiles_scratch_floats(const Spec& spec, const Rect& out) {
+  const int64_t tiles = (height(out) / Tiles::kSide + 2) * (width(out) / Tiles::kSide + 2);
+  return Band(spec, 1, min(tiles, band_tiles(spec))).total;
+}
 
 // [Co][Ci][3][3] -> [points][Co / group][Ci][group]
 int64_t tiles_packed_floats(const Spec& spec, int64_t group) {
@@ -133,19 +156,16 @@ FASTSR_INLINE const float* row_or_copy(const View& in, int64_t c, int64_t y, int
 }
 
 template <typename Act>
-FASTSR_INLINE void transform_tiles(const Args& a, const TilesRoom& room, Act act) {
+FASTSR_INLINE void transform_tiles(const Args& a, const Band& room, Act act) {
   const View& in = a.in[0];
-  const Rect& out = a.out.rect;
-  const Blocks& b = a.spec->blocks;
   float* const scratch = static_cast<float*>(a.scratch);
-  float* const made = scratch + room.lines;                       // six rows, transformed down
-  float* const copies = made + Tiles::kEdge * room.wide;          // six rows, where they are not in the image
-  const int64_t s = Tiles::kSide, y0 = tile_start(out.y0, b.y), x0 = tile_start(out.x0, b.x);
-  const int64_t n = s * room.columns + 2;
+  float* const made = scratch + room.lines;               // six rows, transformed down
+  float* const copies = made + Tiles::kEdge * room.wide;  // six rows, where they are not in the image
+  const int64_t s = Tiles::kSide, n = s * room.columns + 2;
   for (int64_t c = 0; c < a.spec->channels_in; ++c)
     for (int64_t r = 0; r < room.rows; ++r) {
       const float* rows[6];
-      for (int i = 0; i < 6; ++i) rows[i] = row_or_copy(in, c, y0 + s * r - 1 + i, x0 - 1, n, copies + i * room.wide);
+      for (int i = 0; i < 6; ++i) rows[i] = row_or_copy(in, c, room.y + s * r - 1 + i, room.x - 1, n, copies + i * room.wide);
       for (int64_t x = 0; x < n; x += kLanes) {
         vf d[6], v[6];
         FASTSR_UNROLL
@@ -171,7 +191,7 @@ FASTSR_INLINE void transform_tiles(const Args& a, const TilesRoom& room, Act act
     }
 }
 
-// G channels and V vectors of tiles of one point.
+// G channels and V vectors of tiles of one point. Weights come from L3: half as fast unless they are fetched ahead.
 template <int G, int V>
 FASTSR_INLINE void tile_products(const float* w, const float* x, int64_t channels, int64_t line, float* to, int64_t step,
                                  int64_t exist) {
@@ -180,6 +200,7 @@ FASTSR_INLINE void tile_products(const float* w, const float* x, int64_t channel
   for (int g = 0; g < G; ++g)
     for (int v = 0; v < V; ++v) sum[g][v] = set1(0.0f);
   for (int64_t c = 0; c < channels; ++c, w += G, x += line) {
+    __builtin_prefetch(w + 512, 0, 2);
     vf value[V];
     FASTSR_UNROLL
     for (int v = 0; v < V; ++v) value[v] = load(x + v * kLanes);
@@ -196,25 +217,55 @@ FASTSR_INLINE void tile_products(const float* w, const float* x, int64_t channel
       if (g < exist) store(to + g * step + v * kLanes, sum[g][v]);
 }
 
+// Fetches, a little at a time while there is something else to do, the rows that the end of a chunk adds and writes: the
+// pieces of a band are too short for the hardware to see them coming.
+struct Ahead {
+  const View* views[2];  // the output, and the residual or null
+  int64_t c, y, y0, y1, x0, x1, pieces;
+
+  Ahead(const Args& a, const Band& band, int64_t c0, int64_t count) : views{&a.out, a.spec->inputs == 2 ? &a.in[1] : nullptr}, c(c0) {
+    const Rect& r = a.out.rect;
+    y = y0 = max(r.y0, band.y);
+    y1 = min(r.y1, band.y + Tiles::kSide * band.rows);
+    x0 = max(r.x0, band.x);
+    x1 = min(r.x1, band.x + Tiles::kSide * band.columns);
+    pieces = count * (y1 - y0);
+  }
+  __attribute__((always_inline)) void fetch(int64_t n) {
+    for (; n > 0 && pieces > 0; --n, --pieces) {
+      for (int64_t x = x0; x < x1; x += 16) __builtin_prefetch(at(*views[0], c, y, x), 1, 2);
+      if (views[1])
+        for (int64_t x = x0; x < x1; x += 16) __builtin_prefetch(at(*views[1], c, y, x), 0, 2);
+      if (++y == y1) y = y0, ++c;
+    }
+  }
+};
+
+// Outputs [c0, c0 + count) of a band at every point.
 template <int G, int V>
-void multiply_tiles(const Args& a, const TilesRoom& room, const float* weights) {
+void multiply_tiles(const Args& a, const Band& room, const float* weights, int64_t c0, int64_t count) {
   float* const scratch = static_cast<float*>(a.scratch);
   const int64_t ci = a.spec->channels_in, co = a.spec->channels_out, tiles = room.rows * room.columns;
+  Ahead ahead(a, room, c0, count);
+  const int64_t products = Tiles::kPoints * ((tiles + V * kLanes - 1) / (V * kLanes)) * ((count + G - 1) / G);
+  const int64_t share = ahead.pieces / products + 1;
   for (int p = 0; p < Tiles::kPoints; ++p) {
-    const float* w = weights + p * round_up(co, G) * ci;
+    const float* w = weights + p * round_up(co, G) * ci + c0 * ci;
     const float* x = scratch + p * room.point_in;
-    float* to = scratch + room.made + p * room.point_out;
-    for (int64_t t = 0; t < tiles; t += V * kLanes) {
+    float* const to = scratch + room.made + p * room.point_out;
+    for (int64_t t = 0, step; t < tiles; t += step * kLanes) {
       const int64_t vectors = (tiles - t + kLanes - 1) / kLanes;
-      for (int64_t c = 0; c < co; c += G) {
+      step = vectors >= V && vectors != V + 1 ? V : min(vectors, 2);  // 3 and 1 take longer than 2 and 2
+      for (int64_t c = 0; c < count; c += G) {
+        ahead.fetch(share);
         const float* group = w + c * ci;
         float* made = to + c * room.line + t;
-        if (vectors >= V) {
-          tile_products<G, V>(group, x + t, ci, room.line, made, room.line, co - c);
-        } else if (vectors == 2) {
-          tile_products<G, 2>(group, x + t, ci, room.line, made, room.line, co - c);
+        if (step == V) {
+          tile_products<G, V>(group, x + t, ci, room.line, made, room.line, count - c);
+        } else if (step == 2) {
+          tile_products<G, 2>(group, x + t, ci, room.line, made, room.line, count - c);
         } else {
-          tile_products<G, 1>(group, x + t, ci, room.line, made, room.line, co - c);
+          tile_products<G, 1>(group, x + t, ci, room.line, made, room.line, count - c);
         }
       }
     }

@@ -93,6 +93,7 @@ py::list explain(const fastsr::Session& session, int64_t h, int64_t w) {
     row["flops"] = r.flops;
     row["bytes"] = r.bytes;
     row["task"] = py::make_tuple(r.task_height, r.task_width);
+    row["band"] = r.band;
     row["who"] = r.who;
     rows.append(row);
   }
@@ -109,7 +110,13 @@ void register_session(py::module_& m) {
       .def("explain", &explain, py::arg("h"), py::arg("w"))
       .def("flops", &fastsr::Session::flops, py::arg("h"), py::arg("w"))
       .def("memory", &fastsr::Session::memory, py::arg("h"), py::arg("w"))
-      .def("tile", &fastsr::Session::tile, py::arg("h"), py::arg("w"))
+      .def(
+          "tile",
+          [](const fastsr::Session& s, int64_t h, int64_t w) {
+            const fastsr::Extent e = s.tile(h, w);
+            return py::make_tuple(e.height, e.width);
+          },
+          py::arg("h"), py::arg("w"))
       .def_property_readonly("radius", &fastsr::Session::radius)
       .def_property_readonly("scale", &fastsr::Session::scale)
       .def_property_readonly("channels", &fastsr::Session::channels)

@@ -6,6 +6,7 @@ anchored_regression   features by one convolution of the LR image; scores in chu
                       (10x over gathered bmm); overlap by 9 shifted adds (4x over fold, 10x compiled)
 conv2d                bands of rows that stay in cache; few input channels: columns and a GEMM; few output channels: a
                       GEMM to one map per tap and shifted adds (oneDNN pads 1 channel to 16); else oneDNN
+other networks        channels_last from end to end, oneDNN's choice of algorithm; bands of rows lose for 128 and more maps
 resize_bicubic        torch's antialiasing bicubic on the padded image, as natural.py has it
 """
 
@@ -21,11 +22,12 @@ from torch.nn import functional as F
 from fastsr.benchmark import natural
 from fastsr.benchmark.natural import Stage, Values, Wrap
 from fastsr.ops.conv2d import pad
-from fastsr.plan import Step
+from fastsr.plan import INPUT, Step
 
 CHUNK = 2048
 """patches scored at once: 8 MB of scores; 512 to 4096 are within 15 %, 8192 is 4x slower (page faults)"""
 GROUPS = 32
+CHAINED = ("resize_bicubic", "conv2d", "anchored_regression")
 BAND = 16384
 """pixels of the convolution chain at once: 64 maps of 1920 x 8 are 4 MB"""
 
@@ -184,6 +186,19 @@ def chain_stage(steps: Sequence[Step], weights: Mapping[str, Tensor], wrap: Wrap
     return stage
 
 
+def channels_last_stage(steps: Sequence[Step], weights: Mapping[str, Tensor], wrap: Wrap) -> Stage:
+    """All steps in torch's fastest memory format, as one function."""
+    order = {"memory_format": torch.channels_last}
+    arrays = {name: w.contiguous(**order) if w.dim() == 4 else w for name, w in weights.items()}
+    inner = natural.plain_stage(steps, arrays, wrap)
+
+    def stage(values: Values) -> None:
+        values[INPUT] = values[INPUT].contiguous(**order)
+        inner(values)
+
+    return stage
+
+
 def _chains(steps: Sequence[Step]) -> list[list[Step]]:
     """Split consecutive steps into chains of convolutions whose inner values nobody else reads, and single others."""
     groups: list[list[Step]] = []
@@ -205,6 +220,8 @@ def _chains(steps: Sequence[Step]) -> list[list[Step]]:
 
 def stages(steps: Sequence[Step], weights: Mapping[str, Tensor], wrap: Wrap, compiled: bool) -> list[Stage]:
     """The plan as stages, each reading and writing named values."""
+    if any(step.op not in CHAINED or set(step.params) & {"input_activation", "sum_inside"} for step in steps):
+        return [channels_last_stage(steps, weights, wrap)]
     found: list[Stage] = []
     for group in _chains(steps):
         if group[0].op == "anchored_regression":

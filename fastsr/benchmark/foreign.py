@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other runtimes as engines: ONNX Runtime, OpenVINO and ncnn, for plans of convolutions after a bicubic step.
+"""Other runtimes as engines: ONNX Runtime, OpenVINO and ncnn, for plans of the layers that they have.
 
 The network is written in each runtime's own format from the plan, with fixed shapes, as its users would deploy it; its
-graph optimiser, its Winograd and its layouts are its own. The bicubic step before it is fastsr's (about 1 ms at 1080p).
-fp32 everywhere: OpenVINO and ncnn would otherwise take bfloat16 or half floats where the CPU has them.
+graph optimiser, its Winograd and its layouts are its own. A bicubic step is fastsr's (about 1 ms at 1080p), its image a
+second input. fp32 unless asked: OpenVINO and ncnn would otherwise take bfloat16 or half floats where the CPU has them.
 """
 
 from __future__ import annotations
@@ -16,91 +16,107 @@ from typing import Any
 import numpy as np
 
 from fastsr import _core
+from fastsr.benchmark.primitives import Layer, layers
 from fastsr.errors import DeviceError
-from fastsr.plan import INPUT, OUTPUT, Plan, Step
+from fastsr.plan import INPUT, OUTPUT, Plan
 
 Run = Callable[[np.ndarray], np.ndarray]
-Network = Callable[[np.ndarray], np.ndarray]  # [C, H, W] -> [C', H, W], shapes fixed
-Make = Callable[[Sequence[Step], Mapping[str, np.ndarray], tuple[int, ...], int], Network]
+Images = Mapping[str, np.ndarray]  # name -> [C, H, W]
+Network = Callable[[Images], np.ndarray]  # [C', H', W'], shapes fixed
+Make = Callable[[Sequence[Layer], Mapping[str, tuple[int, ...]], tuple[int, ...], int, str], Network]
 
 
-def prepare(name: str, plan: Plan, weights: Mapping[str, np.ndarray], threads: int) -> Run:
+def prepare(name: str, plan: Plan, weights: Mapping[str, np.ndarray], threads: int, precision: str = "fp32") -> Run:
     """The engine's function. Raises DeviceError for a plan with other ops or a border it does not have."""
     make: Make = {"onnxruntime": _onnxruntime, "openvino": _openvino, "ncnn": _ncnn}[name]
     steps = list(plan.steps)
-    scale = 0
+    bicubic: dict[str, int] = {}
     if steps[0].op == "resize_bicubic" and steps[0].inputs == (INPUT,):
-        scale = int(steps[0].params["scale"])
-        first = steps.pop(0).out
-        steps = [_renamed(step, first) for step in steps]
-    other = sorted({step.op for step in steps} - {"conv2d"})
-    if other or not steps:
-        raise DeviceError(f"engine '{name}' has no {', '.join(other) or 'network to run'}")
-    arrays = {key: np.ascontiguousarray(value, np.float32) for key, value in weights.items()}
+        step = steps.pop(0)
+        bicubic[step.out] = int(step.params["scale"])
+    network = layers(steps, weights)
+    if not network:
+        raise DeviceError(f"engine '{name}' has no network to run")
+    read = {value for layer in network for value in layer.inputs}
     networks: dict[tuple[int, ...], Network] = {}
 
     def run(x: np.ndarray) -> np.ndarray:
-        if scale:
-            x = _core.resize_bicubic(np.ascontiguousarray(x), x.shape[1] * scale, x.shape[2] * scale)
+        images = {INPUT: np.ascontiguousarray(x)} if INPUT in read else {}
+        for value, scale in bicubic.items():
+            images[value] = _core.resize_bicubic(np.ascontiguousarray(x), x.shape[1] * scale, x.shape[2] * scale)
         if x.shape not in networks:
-            networks[x.shape] = make(steps, arrays, x.shape, threads)
-        return networks[x.shape](x)
+            out = (plan.channels, x.shape[1] * plan.scale, x.shape[2] * plan.scale)
+            shapes = {key: value.shape for key, value in images.items()}
+            networks[x.shape] = make(network, shapes, out, threads, precision)
+        return networks[x.shape](images)
 
     return run
 
 
-def _renamed(step: Step, first: str) -> Step:
-    inputs = tuple(INPUT if name == first else name for name in step.inputs)
-    return Step(step.op, inputs, step.out, step.weights, step.params)
-
-
-def onnx_model(steps: Sequence[Step], weights: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> bytes:
-    """The network as an ONNX file: Pad or Gather for the border, Conv, Relu or LeakyRelu, Add."""
+def onnx_model(
+    network: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]], out: tuple[int, ...]
+) -> bytes:
+    """The network as an ONNX file: Pad or Gather for the border, Conv, ConvTranspose, Relu, LeakyRelu, Add, Resize ..."""
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, constants = [], []
+    sizes = {name: shape[1:] for name, shape in shapes.items()}
+
+    shared: dict[int, str] = {}  # the weights of a recursion are one constant
 
     def constant(name: str, value: np.ndarray) -> str:
+        if id(value) in shared:
+            return shared[id(value)]
         constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        shared[id(value)] = name
         return name
 
-    for i, step in enumerate(steps):
-        w = weights[step.weights["w"]]
-        r = w.shape[-1] // 2
-        x, pads = step.inputs[0], [0, 0, 0, 0]
-        border = str(step.params.get("border", "zero"))
-        if r and border == "zero":
-            pads = [r, r, r, r]
-        elif r and border == "replicate":
-            sizes = constant(f"pads{i}", np.array([0, 0, r, r, 0, 0, r, r], np.int64))
-            nodes.append(helper.make_node("Pad", [x, sizes], [f"padded{i}"], mode="edge"))
-            x = f"padded{i}"
-        elif r:
-            for axis, n in ((2, shape[1]), (3, shape[2])):
-                index = constant(f"index{i}_{axis}", np.pad(np.arange(n), r, mode="symmetric").astype(np.int64))
-                nodes.append(helper.make_node("Gather", [x, index], [f"padded{i}_{axis}"], axis=axis))
-                x = f"padded{i}_{axis}"
-        inputs = [x, constant(f"w{i}", w)]
-        if "b" in step.weights:
-            inputs.append(constant(f"b{i}", weights[step.weights["b"]]))
-        last = f"conv{i}"
-        nodes.append(helper.make_node("Conv", inputs, [last], pads=pads))
-        activation = str(step.params.get("activation", "none"))
-        if activation != "none":
-            extra: dict[str, Any] = {"alpha": float(step.params["slope"])} if activation == "leaky_relu" else {}
-            kind = "LeakyRelu" if activation == "leaky_relu" else "Relu"
-            nodes.append(helper.make_node(kind, [last], [f"act{i}"], **extra))
-            last = f"act{i}"
-        if len(step.inputs) > 1:
-            nodes.append(helper.make_node("Add", [last, step.inputs[1]], [f"sum{i}"]))
-            last = f"sum{i}"
-        nodes.append(helper.make_node("Identity", [last], [step.out]))
-    channels = weights[steps[-1].weights["w"]].shape[0]
+    def add(kind: str, inputs: Sequence[str], made: str, **params: Any) -> str:
+        nodes.append(helper.make_node(kind, list(inputs), [made], **params))
+        return made
+
+    keep = []  # arrays made here: their ids must stay theirs
+    for i, layer in enumerate(network):
+        x = layer.inputs[0]
+        h, w = sizes[x]
+        factor = int(layer.params.get("scale", 1))
+        sizes[layer.out] = (h * factor, w * factor)
+        if layer.kind == "conv":
+            r, border, pads = layer.arrays["w"].shape[-1] // 2, layer.params["border"], [0, 0, 0, 0]
+            if r and border == "zero":
+                pads = [r, r, r, r]
+            elif r and border == "replicate":
+                keep.append(np.array([0, 0, r, r, 0, 0, r, r], np.int64))
+                x = add("Pad", [x, constant(f"pads{i}", keep[-1])], f"padded{i}", mode="edge")
+            elif r:
+                for axis, n in ((2, h), (3, w)):
+                    keep.append(np.pad(np.arange(n), r, mode="symmetric").astype(np.int64))
+                    x = add("Gather", [x, constant(f"at{i}_{axis}", keep[-1])], f"padded{i}_{axis}", axis=axis)
+            tensors = [constant(f"{role}{i}", value) for role, value in sorted(layer.arrays.items(), reverse=True)]
+            add("Conv", [x, *tensors], layer.out, pads=pads)
+        elif layer.kind == "deconv":
+            tensors = [constant(f"{role}{i}", value) for role, value in sorted(layer.arrays.items(), reverse=True)]
+            add("ConvTranspose", [x, *tensors], layer.out, strides=[factor, factor])
+        elif layer.kind == "activate":
+            leaky = layer.params["activation"] == "leaky_relu"
+            extra: dict[str, Any] = {"alpha": layer.params["slope"]} if leaky else {}
+            add("LeakyRelu" if leaky else "Relu", [x], layer.out, **extra)
+        elif layer.kind == "add":
+            add("Add", layer.inputs, layer.out)
+        elif layer.kind == "affine":
+            keep += [layer.arrays[role][:, None, None] for role in ("scale", "shift")]
+            scaled = add("Mul", [x, constant(f"scale{i}", keep[-2])], f"scaled{i}")
+            add("Add", [scaled, constant(f"shift{i}", keep[-1])], layer.out)
+        elif layer.kind == "nearest":
+            keep.append(np.array([1, 1, factor, factor], np.float32))
+            add("Resize", [x, "", constant(f"factors{i}", keep[-1])], layer.out, mode="nearest", **_FLOOR)
+        else:
+            add("DepthToSpace", [x], layer.out, blocksize=factor, mode="CRD")
     graph = helper.make_graph(
         nodes,
         "plan",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [1, *shape])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [1, channels, *shape[1:]])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, *shape]) for name, shape in shapes.items()],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [1, *out])],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
@@ -108,8 +124,15 @@ def onnx_model(steps: Sequence[Step], weights: Mapping[str, np.ndarray], shape: 
     return found
 
 
+_FLOOR = {"nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+
+
 def _onnxruntime(
-    steps: Sequence[Step], weights: Mapping[str, np.ndarray], shape: tuple[int, ...], threads: int
+    network: Sequence[Layer],
+    shapes: Mapping[str, tuple[int, ...]],
+    out: tuple[int, ...],
+    threads: int,
+    precision: str,
 ) -> Network:
     import onnxruntime
 
@@ -117,49 +140,53 @@ def _onnxruntime(
     options.intra_op_num_threads = threads
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = onnxruntime.InferenceSession(
-        onnx_model(steps, weights, shape), options, providers=["CPUExecutionProvider"]
+        onnx_model(network, shapes, out), options, providers=["CPUExecutionProvider"]
     )
 
-    def run(x: np.ndarray) -> np.ndarray:
-        out: np.ndarray = session.run([OUTPUT], {INPUT: x[None]})[0][0]
-        return out
+    def run(images: Images) -> np.ndarray:
+        found: np.ndarray = session.run([OUTPUT], {name: x[None] for name, x in images.items()})[0][0]
+        return found
 
     return run
 
 
 def _openvino(
-    steps: Sequence[Step], weights: Mapping[str, np.ndarray], shape: tuple[int, ...], threads: int
+    network: Sequence[Layer],
+    shapes: Mapping[str, tuple[int, ...]],
+    out: tuple[int, ...],
+    threads: int,
+    precision: str,
 ) -> Network:
     import openvino
 
     core = openvino.Core()
     options: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled = core.compile_model(core.read_model(onnx_model(steps, weights, shape)), "CPU", options)
+    compiled = core.compile_model(core.read_model(onnx_model(network, shapes, out)), "CPU", options)
     request = compiled.create_infer_request()
 
-    def run(x: np.ndarray) -> np.ndarray:
-        out: np.ndarray = request.infer([x[None]], share_outputs=True)[0][0]
-        return out
+    def run(images: Images) -> np.ndarray:
+        found: np.ndarray = request.infer([x[None] for x in images.values()], share_outputs=True)[0][0]
+        return found
 
     return run
 
 
-def ncnn_model(steps: Sequence[Step], weights: Mapping[str, np.ndarray]) -> tuple[str, bytes]:
+def ncnn_model(network: Sequence[Layer], inputs: Sequence[str]) -> tuple[str, bytes]:
     """The network as ncnn's .param and .bin. Raises DeviceError for a symmetric border, which ncnn lacks."""
     readers: dict[str, int] = {}
-    for step in steps:
-        for name in step.inputs:
+    for layer in network:
+        for name in layer.inputs:
             readers[name] = readers.get(name, 0) + 1
     lines: list[str] = []
     blobs = 0
-    data = b""
+    data: list[bytes] = []
     waiting: dict[str, list[str]] = {}
 
-    def layer(kind: str, name: str, ins: Sequence[str], outs: Sequence[str], *params: str) -> None:
+    def emit(kind: str, name: str, ins: Sequence[str], outs: Sequence[str], *params: str) -> None:
         nonlocal blobs
         blobs += len(outs)
         lines.append(" ".join([kind, name, str(len(ins)), str(len(outs)), *ins, *outs, *params]))
@@ -169,47 +196,60 @@ def ncnn_model(steps: Sequence[Step], weights: Mapping[str, np.ndarray]) -> tupl
         count = readers.get(name, 0)
         waiting[name] = [name] if count <= 1 else [f"{name}_{k}" for k in range(count)]
         if count > 1:
-            layer("Split", f"split_{name}", [name], waiting[name])
+            emit("Split", f"split_{name}", [name], waiting[name])
 
-    layer("Input", INPUT, [], [INPUT])
-    made(INPUT)
-    for i, step in enumerate(steps):
-        w = weights[step.weights["w"]]
-        co, _, k, _ = w.shape
-        r = k // 2
-        x, pad = waiting[step.inputs[0]].pop(0), r
-        border = str(step.params.get("border", "zero"))
-        if r and border == "symmetric":
-            raise DeviceError("engine 'ncnn' has no symmetric border")
-        if r and border == "replicate":
-            layer("Padding", f"pad{i}", [x], [f"padded{i}"], f"0={r}", f"1={r}", f"2={r}", f"3={r}", "4=1")
-            x, pad = f"padded{i}", 0
-        activation = str(step.params.get("activation", "none"))
-        act = {"none": [], "relu": ["9=1"], "leaky_relu": ["9=2", f"-23310=1,{step.params.get('slope', 0.0)}"]}
-        bias = "b" in step.weights
-        added = len(step.inputs) > 1
-        out = f"conv{i}" if added else step.out
-        layer(
-            *("Convolution", f"conv_{i}", [x], [out]),
-            *(f"0={co}", f"1={k}", f"4={pad}", f"5={int(bias)}", f"6={w.size}", *act[activation]),
-        )
-        data += b"\0\0\0\0" + w.tobytes()
-        if bias:
-            data += weights[step.weights["b"]].tobytes()
-        if added:
-            layer("BinaryOp", f"add{i}", [out, waiting[step.inputs[1]].pop(0)], [step.out], "0=0")
-        made(step.out)
-    return "\n".join(["7767517", f"{len(lines)} {blobs}", *lines]) + "\n", data
+    for name in inputs:
+        emit("Input", name, [], [name])
+        made(name)
+    for i, layer in enumerate(network):
+        given = [waiting[name].pop(0) for name in layer.inputs]
+        factor = layer.params.get("scale", 1)
+        if layer.kind == "conv":
+            w = layer.arrays["w"]
+            r = w.shape[-1] // 2
+            pad, border = r, layer.params["border"]
+            if r and border == "symmetric":
+                raise DeviceError("engine 'ncnn' has no symmetric border")
+            if r and border == "replicate":
+                emit("Padding", f"pad{i}", given, [f"padded{i}"], f"0={r}", f"1={r}", f"2={r}", f"3={r}", "4=1")
+                given, pad = [f"padded{i}"], 0
+            shape = (f"0={w.shape[0]}", f"1={w.shape[-1]}", f"4={pad}", f"5={int('b' in layer.arrays)}", f"6={w.size}")
+            emit("Convolution", f"conv{i}", given, [layer.out], *shape)
+            data += [b"\0\0\0\0", w.tobytes(), *(layer.arrays[k].tobytes() for k in ("b",) if k in layer.arrays)]
+        elif layer.kind == "deconv":
+            w = np.ascontiguousarray(layer.arrays["w"].transpose(1, 0, 2, 3))
+            shape = (f"0={w.shape[0]}", f"1={factor}", f"3={factor}", f"5={int('b' in layer.arrays)}", f"6={w.size}")
+            emit("Deconvolution", f"deconv{i}", given, [layer.out], *shape)
+            data += [b"\0\0\0\0", w.tobytes(), *(layer.arrays[k].tobytes() for k in ("b",) if k in layer.arrays)]
+        elif layer.kind == "activate":
+            emit("ReLU", f"act{i}", given, [layer.out], f"0={layer.params['slope']}")
+        elif layer.kind == "add":
+            emit("BinaryOp", f"add{i}", given, [layer.out], "0=0")
+        elif layer.kind == "affine":
+            emit("Scale", f"affine{i}", given, [layer.out], f"0={len(layer.arrays['shift'])}", "1=1")
+            data += [layer.arrays["scale"].tobytes(), layer.arrays["shift"].tobytes()]
+        elif layer.kind == "nearest":
+            emit("Interp", f"near{i}", given, [layer.out], "0=1", f"1={factor}", f"2={factor}")
+        else:
+            emit("PixelShuffle", f"shuffle{i}", given, [layer.out], f"0={factor}")
+        made(layer.out)
+    return "\n".join(["7767517", f"{len(lines)} {blobs}", *lines]) + "\n", b"".join(data)
 
 
-def _ncnn(steps: Sequence[Step], weights: Mapping[str, np.ndarray], shape: tuple[int, ...], threads: int) -> Network:
+def _ncnn(
+    network: Sequence[Layer],
+    shapes: Mapping[str, tuple[int, ...]],
+    out: tuple[int, ...],
+    threads: int,
+    precision: str,
+) -> Network:
     import ncnn
 
-    text, data = ncnn_model(steps, weights)
+    text, data = ncnn_model(network, list(shapes))
     net = ncnn.Net()
     net.opt.num_threads = threads
     for half in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
-        setattr(net.opt, half, False)
+        setattr(net.opt, half, half == "use_bf16_storage" and precision == "bf16")
     with tempfile.TemporaryDirectory() as folder:
         param, weight = Path(folder) / "net.param", Path(folder) / "net.bin"
         param.write_text(text)
@@ -217,12 +257,13 @@ def _ncnn(steps: Sequence[Step], weights: Mapping[str, np.ndarray], shape: tuple
         if net.load_param(str(param)) or net.load_model(str(weight)):
             raise DeviceError("engine 'ncnn' does not read the network written for it")
 
-    def run(x: np.ndarray) -> np.ndarray:
+    def run(images: Images) -> np.ndarray:
         extractor = net.create_extractor()
-        extractor.input(INPUT, ncnn.Mat(x))
-        code, out = extractor.extract(OUTPUT)
+        for name, x in images.items():
+            extractor.input(name, ncnn.Mat(x))
+        code, found = extractor.extract(OUTPUT)
         if code:
             raise DeviceError(f"engine 'ncnn' failed with code {code}")
-        return np.array(out)
+        return np.array(found)
 
     return run

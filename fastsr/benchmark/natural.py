@@ -7,6 +7,7 @@ Python loop around it goes through `wrap`, which is torch.compile or nothing.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,32 +39,25 @@ def resize(
     return wide[..., r * scale : r * scale + h, r * scale : r * scale + w]
 
 
-def conv(x: Tensor, residual: Tensor | None, w: Tensor, b: Tensor | None, params: Mapping[str, Any]) -> Tensor:
-    """Pad, convolve, activate, add."""
-    y = F.conv2d(pad(x, w.shape[-1] // 2, params.get("border", "zero")), w, b)
-    activation = params.get("activation", "none")
-    if activation == "relu":
-        y = F.relu(y)
-    elif activation == "leaky_relu":
-        y = F.leaky_relu(y, params.get("slope", 0.0))
-    return y if residual is None else y + residual
+def compute(step: Step, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+    """A step by its op's formula."""
+    if step.op == "resize_bicubic":
+        return resize(inputs[0], int(step.params["scale"]))
+    op = importlib.import_module(f"fastsr.ops.{step.op}")
+    arrays = {role: weights[name] for role, name in step.weights.items()}
+    out: Tensor = op.reference(*inputs, **arrays, **step.params)
+    return out
 
 
 def plain_stage(steps: Sequence[Step], weights: Mapping[str, Tensor], wrap: Wrap) -> Stage:
-    """Consecutive resize and conv2d steps as one function, so that torch.compile may fuse across them."""
+    """Consecutive steps as one function, so that torch.compile may fuse across them."""
     outs = [step.out for step in steps]
     ins = [v for v in dict.fromkeys(v for step in steps for v in step.inputs) if v not in outs]
 
     def forward(*given: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip(ins, given, strict=True))
         for step in steps:
-            x = values[step.inputs[0]]
-            if step.op == "resize_bicubic":
-                values[step.out] = resize(x, int(step.params["scale"]))
-            else:
-                residual = values[step.inputs[1]] if len(step.inputs) > 1 else None
-                b = weights[step.weights["b"]] if "b" in step.weights else None
-                values[step.out] = conv(x, residual, weights[step.weights["w"]], b, step.params)
+            values[step.out] = compute(step, [values[name] for name in step.inputs], weights)
         return tuple(values[name] for name in outs)
 
     function = wrap(forward)

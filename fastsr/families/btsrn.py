@@ -102,13 +102,13 @@ class BTSRN(nn.Module):
         return self.leave(conv2d.act(x, self.activation, self.slope))  # type: ignore[no-any-return]
 
     def lower(self) -> tuple[Plan, dict[str, np.ndarray]]:
-        """The plan and its weights (float32). The 0.5 that is subtracted goes into the first bias: 1 x 1 has no border."""
-        state = {name: value.double().numpy() for name, value in self.state_dict().items()}
-        state["enter.bias"] = state["enter.bias"] - 0.5 * state["enter.weight"].sum((1, 2, 3))
+        """The plan and its weights (float32)."""
+        state = self.state_dict() | {"less": torch.full((3,), -0.5)}
         how: dict[str, Any] = {"activation": self.activation, "slope": self.slope}
         steps = [
             Step("resize_bicubic", ("lr",), "bicubic", {}, {"scale": self.scale}),
-            Step("conv2d", ("lr",), "enter", {"w": "enter.weight", "b": "enter.bias"}),
+            Step("scale_shift", ("lr",), "centred", {"shift": "less"}),
+            Step("conv2d", ("centred",), "enter", {"w": "enter.weight", "b": "enter.bias"}),
         ]
         x = "enter"
 
@@ -134,4 +134,4 @@ class BTSRN(nn.Module):
         params = {"input_activation": self.activation, "slope": self.slope}
         steps.append(Step("conv2d", (x, "bicubic"), "out", {"w": "leave.weight", "b": "leave.bias"}, params))
         plan = Plan("rgb", self.scale, tuple(steps))
-        return plan, {name: state[name].astype(np.float32) for name in plan.tensor_names}
+        return plan, {name: state[name].float().numpy() for name in plan.tensor_names}

@@ -18,6 +18,10 @@ from fastsr.ops import OPS  # noqa: E402
 from fastsr.testing import TOLERANCE, assert_matches, rng  # noqa: E402
 
 
+QUICK = {family: {"n0": 16, "m0": 48, "steps": 3} for family in ("crnet_a", "crnet_b")}
+"""families whose full size would take minutes in float64: the same code, narrower (test_crnet.py has the full ones)"""
+
+
 def variants() -> list[tuple[str, str]]:
     """(family, variant) of all; a family without torch code that imports fails here."""
     found = []
@@ -32,7 +36,7 @@ def make(family: str, variant: str) -> Any:
     module, _, name = FAMILIES[family].partition(":")
     file = importlib.import_module(module)
     torch.manual_seed(1)
-    return getattr(file, name)(**file.VARIANTS[variant])
+    return getattr(file, name)(**file.VARIANTS[variant] | QUICK.get(family, {}))
 
 
 @pytest.mark.parametrize(("family", "variant"), variants())
