@@ -62,7 +62,7 @@ def measure(path: Path, size: tuple[int, int], seconds: float, engines: Sequence
 
     old = json.loads(path.read_text())["rows"] if path.exists() else []
     new: list[dict[str, Any]] = []
-    for case in [*cases.ops((2, 3, 4)), *cases.models()]:
+    for case in [*cases.ops((2, 3, 4)), *cases.networks(), *cases.models()]:
         if only not in case.name:
             continue
         w, h = case.size(*size)

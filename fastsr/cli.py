@@ -305,7 +305,7 @@ def cmd_bench(
 
 @cli.command("train")
 @click.argument("family")
-@click.option("--scale", type=int, required=True)
+@click.option("--scale", type=int, help="Not for crnet_a and crnet_b, which learn all scales at once.")
 @click.option(
     "--data",
     multiple=True,
@@ -315,22 +315,29 @@ def cmd_bench(
 )
 @click.option("--val", multiple=True, type=click.Path(path_type=Path), help="Folder of validation images.")
 @click.option("--sizes", help="Filter sizes, as 9-5-5-3; default: 5-3 (annet, its integration), 9-5-5 (srcnn).")
-@click.option("--rgb", is_flag=True, help="A network on RGB instead of Y (srcnn).")
+@click.option("--rgb", is_flag=True, default=None, help="A network on RGB instead of Y (srcnn).")
+@click.option("--config", help="Sizes of the network, as n0=64,m0=128,steps=15 (btsrn, crnet_a, crnet_b).")
+@click.option("--start", type=click.Path(path_type=Path), help="A checkpoint of another scale to begin from (btsrn).")
+@click.option("--name", help="Of the model files (crnet_a, crnet_b).")
 @click.option("--minutes", type=float, help="Time to train; a later --resume goes on.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="The model file to write.")
+@click.option("--out", type=click.Path(path_type=Path), help="The model file to write; of several, their folder.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder for checkpoints and caches.")
 @click.option("--resume", is_flag=True, help="Go on from what is in --work.")
 @verbose_option
-def cmd_train(family: str, sizes: str | None, work: Path | None, **options: Any) -> None:
-    """Train a family from HR images by its recipe; the result is a model file."""
+def cmd_train(family: str, sizes: str | None, config: str | None, work: Path | None, **options: Any) -> None:
+    """Train a family (annet, srcnn, btsrn, crnet_a, crnet_b) from HR images by its recipe; the result is a model file."""
     from fastsr import train
 
     if sizes and not all(part.isdecimal() for part in sizes.split("-")):
         raise InputError(f"--sizes {sizes} is not a list of odd sizes like 9-5-5-3")
+    pairs = [part.partition("=") for part in config.split(",")] if config else []
+    if not all(key.isidentifier() and value.isdecimal() for key, _, value in pairs):
+        raise InputError(f"--config {config} is not a list of sizes like n0=64,m0=128")
     train.run(
         family,
         sizes=tuple(int(part) for part in sizes.split("-")) if sizes else None,
+        config={key: int(value) for key, _, value in pairs} or None,
         work=work or Path(f"train_{family}"),
         progress=lambda line: click.echo(line, err=True),
         **options,

@@ -164,6 +164,39 @@ def test_other_runtimes_compute_convolution_chains(engine: str, border: str) -> 
         engines.prepare(engine, *cases.random_annet(2), 1)
 
 
+@pytest.mark.parametrize("engine", [*EAGER[1:], *engines.FOREIGN])
+@pytest.mark.parametrize("family", ["btsrn", "btsrn leaky", "crnet_a", "crnet_b"])
+def test_every_engine_computes_every_family(engine: str, family: str) -> None:
+    torch = pytest.importorskip("torch")
+    from fastsr.families.btsrn import BTSRN
+    from fastsr.families.crnet import CRNetA, CRNetB
+
+    if engine not in engines.available():
+        pytest.skip(f"{engine} is not installed")
+    torch.manual_seed(0)
+    sizes = {"n0": 8, "m0": 16, "steps": 3}
+    model = {
+        "btsrn": lambda: BTSRN(3, width=16, bottleneck=8, low=2, high=1),
+        "btsrn leaky": lambda: BTSRN(4, width=16, bottleneck=8, low=1, high=1, slope=0.2),
+        "crnet_a": lambda: CRNetA(2, **sizes),
+        "crnet_b": lambda: CRNetB(3, **sizes),
+    }[family]()
+    plan, weights = model.lower()
+    x = photo(20, 30, plan.channels)
+    given = x.copy()
+    expected = engines.prepare("fastsr", plan, weights)(x)
+    out = engines.prepare(engine, plan, weights, 2)(x)
+    assert np.abs(out - expected).max() < 1e-5
+    assert np.array_equal(x, given)
+
+
+@pytest.mark.parametrize("case", cases.ops(), ids=lambda case: case.name)
+def test_every_case_is_computed_by_a_peer(case: cases.Case) -> None:
+    x = photo(*case.size(13, 9)[::-1], case.plan.channels)
+    expected = engines.prepare("fastsr", case.plan, case.weights)(x)
+    benchmark.compare(engines.prepare("torch", case.plan, case.weights)(x), expected, "torch")
+
+
 def test_without_torch(small_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     hidden = ("torch", *engines.FOREIGN)

@@ -108,7 +108,7 @@ def cases(photo: Path, model: Path, tmp_path: Path) -> list[tuple[list[object], 
         ([*up, photo, "-o", tmp_path / f"{'n' * 300}.png"], 5, str(tmp_path)),
         ([*up, photo, "-o", out, "--scale", 3], 3, "model 'small' upscales 2 times, not 3"),
         (
-            [*up, photo, "-o", out, "--memory-limit", 1, "--threads", 64],
+            [*up, photo, "-o", out, "--memory-limit", 1, "--threads", 512],
             4,
             f"{photo}: memory_limit=1000000 bytes is too low",
         ),

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from PIL import Image  # noqa: E402
 
-from fastsr import modelfile  # noqa: E402
+from fastsr import load, modelfile  # noqa: E402
 from fastsr.errors import InputError, ModelError  # noqa: E402
 from fastsr.train import data, regressors, run  # noqa: E402
 from fastsr.train.ksvd import ksvd, omp  # noqa: E402
@@ -187,8 +187,18 @@ def test_the_schedule_ends_low() -> None:
 def test_what_cannot_be_trained_is_said(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no recipe for 'vdsr'"):
         run("vdsr")
-    with pytest.raises(InputError, match="scale 5"):
-        run("annet", scale=5, data=[pictures])
+    for family in ("annet", "srcnn", "btsrn"):
+        with pytest.raises(InputError, match="scale 5"):
+            run(family, scale=5, data=[pictures])
+        with pytest.raises(InputError, match=f"{family} needs scale"):
+            run(family, data=[pictures])
+    with pytest.raises(InputError, match="crnet_a takes no scale"):
+        run("crnet_a", scale=3, data=[pictures])
+    (tmp_path / "start.pt").write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match="not a checkpoint of a training"):
+        run("btsrn", scale=3, data=[pictures], start=tmp_path / "start.pt", work=tmp_path)
+    with pytest.raises(InputError, match="no training image has the 72 x 72 pixels"):
+        run("btsrn", scale=3, data=[pictures], steps=1, config={"width": 8, "bottleneck": 4}, work=tmp_path)
     with pytest.raises(InputError, match="no images under"):
         run("annet", scale=3, data=[tmp_path], work=tmp_path)
     with pytest.raises(InputError, match="steps or minutes"):
@@ -199,6 +209,49 @@ def test_what_cannot_be_trained_is_said(pictures: Path, tmp_path: Path) -> None:
             torch.nn.Linear(1, 1), lambda *a: None, lambda m: 0.0, Schedule(steps=1),
             checkpoint=tmp_path / "bad.pt", resume=True,
         )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def large_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("large")
+    y, x = np.mgrid[:150, :162] / 8.0
+    for i in range(2):
+        level = [128 + 90 * np.sign(np.sin(x * np.cos(i + c) + y * np.sin(i))) + 30 * np.sin(3 * x) for c in range(3)]
+        Image.fromarray(np.clip(np.stack(level, 2), 0, 255).astype(np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("scale", [3, 4])
+def test_btsrn_from_images_to_a_model(scale: int, large_pictures: Path, tmp_path: Path) -> None:
+    tiny = {"width": 8, "bottleneck": 4, "low": 1, "high": 1}
+    common = {"scale": scale, "data": [large_pictures], "config": tiny, "work": tmp_path}
+    first = run("btsrn", **common, steps=3, out=tmp_path / "one.safetensors", progress=lambda s: None)
+    lines: list[str] = []
+    again = run("btsrn", **common, steps=5, resume=True, out=tmp_path / "two.safetensors", progress=lines.append)
+    assert lines[0].startswith("resumed at step 3")
+    info = modelfile.read(again).json("recipe")
+    assert (info["steps"], info["seed"], info["started_as"]) == (5, 0, "bicubic")
+    assert modelfile.read(first).json("recipe")["steps"] == 3
+    image = np.zeros((9, 8, 3), np.uint8)
+    assert load(again).upscale(image).shape == (9 * scale, 8 * scale, 3)
+    other = run(
+        "btsrn", **common | {"scale": 2}, steps=1, start=tmp_path / f"btsrn_x{scale}_0.pt",
+        out=tmp_path / "three.safetensors", progress=lambda s: None,
+    )  # fmt: skip
+    assert "tensors of btsrn_x" in modelfile.read(other).json("recipe")["started_as"]
+
+
+@pytest.mark.parametrize("kind", ["a", "b"])
+def test_crnet_from_images_to_a_model_per_scale(kind: str, large_pictures: Path, tmp_path: Path) -> None:
+    made = run(
+        f"crnet_{kind}", data=[large_pictures], config={"n0": 4, "m0": 8, "steps": 2}, steps=2, work=tmp_path,
+        out=tmp_path, name="tiny", progress=lambda s: None,
+    )  # fmt: skip
+    assert [path.name for path in made] == ["tiny_x2.safetensors", "tiny_x3.safetensors", "tiny_x4.safetensors"]
+    for path, scale in zip(made, (2, 3, 4), strict=True):
+        found = modelfile.read(path)
+        assert found.json("recipe")["steps"] == 2
+        assert load(path).upscale(np.zeros((9, 8, 3), np.uint8)).shape == (9 * scale, 8 * scale, 3)
 
 
 def test_a_deeper_integration_starts_as_the_shallow_one(tmp_path: Path) -> None:

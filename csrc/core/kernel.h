@@ -25,12 +25,12 @@ struct Blocks {
 struct Spec {
   int64_t inputs;  // 1, or 2 with a residual
   int64_t channels_in, channels_out;
-  int64_t scale;              // resize_bicubic: factor; anchored_regression: stride s
-  int64_t kernel;             // conv2d: k; anchored_regression: side f of the feature filters
-  int64_t patch;              // anchored_regression: side m of a patch
-  int64_t features;           // anchored_regression: n1
-  int64_t atoms;              // anchored_regression: A
-  Blocks blocks;              // set by the session as the kernel wants it
+  int64_t scale;     // resize_bicubic: factor; anchored_regression: stride s
+  int64_t kernel;    // conv2d: k; anchored_regression: side f of the feature filters
+  int64_t patch;     // anchored_regression: side m of a patch
+  int64_t features;  // anchored_regression: n1
+  int64_t atoms;     // anchored_regression: A
+  Blocks blocks;     // set by the session as the kernel wants it
   Border border;
   Activation activation, input_activation;  // conv2d: of the sum, of what is read
   bool sum_inside;                          // conv2d: the residual is added before the activation

@@ -205,7 +205,8 @@ void Session::plan_tasks(const Segment& segment, Layout& layout) const {
           // At worst all but one thread wait for the last task. Equal tasks that all threads share out leave none over,
           // but more of them even out what else the machine does.
           const bool even = area_h % height == 0 && area_w % width == 0 && count % threads_ == 0;
-          const double share = static_cast<double>(std::min(height, area_h) * std::min(width, area_w)) * threads_ / area;
+          const double share =
+              static_cast<double>(std::min(height, area_h) * std::min(width, area_w)) * threads_ / area;
           cost *= 1 + share * (even ? 0.1 : 0.3);
         }
         if (cost < best) {

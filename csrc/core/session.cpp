@@ -151,14 +151,16 @@ bool Session::worth_a_plane(int first, int i) const {
   // A step behind it that reads further than its output makes the tile's halo, of everything since the last plane.
   int64_t reach = 0;
   for (int k = i + 1; k < steps && !reach; ++k) {
-    const Rect need = graph_.nodes[index(k)].rule->needs(graph_.nodes[index(k)].spec, 0, {kSide, kSide, kSide + 1, kSide + 1});
+    const Rect need =
+        graph_.nodes[index(k)].rule->needs(graph_.nodes[index(k)].spec, 0, {kSide, kSide, kSide + 1, kSide + 1});
     reach = (height(need) - 1) / 2;
   }
   double work = 0;
   for (int k = first; k <= i; ++k) {
     const Node& node = graph_.nodes[index(k)];
     const double part = static_cast<double>(side_at(k)) / static_cast<double>(here);
-    work += static_cast<double>(packed_[index(k)].kernel->work(node.spec, {0, 0, 96, 96})) / (96.0 * 96.0) * part * part;
+    work +=
+        static_cast<double>(packed_[index(k)].kernel->work(node.spec, {0, 0, 96, 96})) / (96.0 * 96.0) * part * part;
   }
   return work * 4.0 * static_cast<double>(reach) / kSide > static_cast<double>(kPlaneWork * channels);
 }
@@ -283,8 +285,11 @@ void Session::run_task(const Frame& frame, const Segment& segment, const Rect& o
   std::vector<int> copied;
   const auto begin = [&](int v) {
     const Room& room = rooms[index(v)];
-    rows[index(v)].view = {reinterpret_cast<float*>(scratch + room.offset), room.channel_stride, room.row_stride,
-                           graph_.values[index(v)].channels, {}};
+    rows[index(v)].view = {reinterpret_cast<float*>(scratch + room.offset),
+                           room.channel_stride,
+                           room.row_stride,
+                           graph_.values[index(v)].channels,
+                           {}};
   };
   const std::vector<Rect> whole = needs_of(graph_, segment.first, segment.last, out);
   for (int v : segment.reads) {

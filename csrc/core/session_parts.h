@@ -35,7 +35,7 @@ struct Session::Room {
 
 struct Session::Layout {
   int64_t h = 0, w = 0, tile_h = 0, tile_w = 0;  // outer tiles in LR pixels; h, w: one
-  std::vector<size_t> plane_offset;  // per value; only those between segments have one
+  std::vector<size_t> plane_offset;              // per value; only those between segments have one
   size_t planes_bytes = 0;
   size_t scratch_bytes = 0;              // per worker
   std::vector<Task> task;                // per segment

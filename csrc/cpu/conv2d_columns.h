@@ -10,6 +10,7 @@
 #pragma once
 
 #include "core/kernel.h"
+#include "cpu/conv2d_parts.h"
 #include "cpu/simd.h"
 
 namespace fastsr {
@@ -171,6 +172,57 @@ FASTSR_INLINE void output_transform(const float* m, int64_t step, vf bias, vf* y
     y[j] = fmadd(two[j % 2], set1(power), fmadd(half[j % 2], set1(1 / power), add(one[j % 2], bias)));
   }
   y[M - 1] = add(y[M - 1], load(m + 7 * step));
+}
+
+// kGroup output channels, V vectors from x of the block of M rows from y.
+template <int M, int V>
+FASTSR_INLINE void unit(const Args& a, const Columns& z, int64_t line, const float* w, const float* bias,
+                        const float* transformed, float* products, int64_t c, int64_t y, int64_t x, int64_t n) {
+  multiply<kGroup, V>(*a.spec, z, line, w, transformed, products);
+  const Rect& r = a.out.rect;
+  for (int g = 0; g < min(kGroup, a.spec->channels_out - c); ++g) {
+    vf row[V][M];
+    FASTSR_UNROLL
+    for (int v = 0; v < V; ++v)
+      output_transform<M>(products + (g * V + v) * kLanes, kGroup * V * kLanes, set1(bias[g]), row[v]);
+    FASTSR_UNROLL
+    for (int i = 0; i < M; ++i) {
+      if (y + i < r.y0 || y + i >= r.y1) continue;
+      vf sum[1][V];
+      FASTSR_UNROLL
+      for (int v = 0; v < V; ++v) sum[0][v] = row[v][i];
+      finish(a, sum, at(a.out, c + g, y + i, x), 0, residual_at(a, c + g, y + i, x), 0, 1, n);
+    }
+  }
+}
+
+template <int M>
+void columns(const Args& a) {
+  const Packed* head = static_cast<const Packed*>(a.packed);
+  const float* base = static_cast<const float*>(a.packed);
+  const Columns z(*a.spec);
+  const ColumnsRoom room(*a.spec, a.out.rect, kGroup, kWide);
+  float* transformed = static_cast<float*>(a.scratch);
+  const Rect& r = a.out.rect;
+  for (int64_t y = first_block(*a.spec, M, r.y0); y < r.y1; y += M) {
+    transform_input(a, room, base + head->weights, y, transformed);
+    for (int64_t c = 0; c < a.spec->channels_out; c += kGroup) {
+      const float* w = base + head->weights + Columns::kTransform + c * z.group_floats;
+      const float* bias = base + head->bias + c;
+      float* products = static_cast<float*>(a.scratch) + room.products;
+      for (int64_t x = r.x0; x < r.x1; x += kWide * kLanes) {
+        const int64_t n = r.x1 - x;
+        const float* from = transformed + (x - r.x0);
+        if (n > 2 * kLanes && kWide > 2) {
+          unit<M, kWide>(a, z, room.line, w, bias, from, products, c, y, x, n);
+        } else if (n > kLanes) {
+          unit<M, 2>(a, z, room.line, w, bias, from, products, c, y, x, n);
+        } else {
+          unit<M, 1>(a, z, room.line, w, bias, from, products, c, y, x, n);
+        }
+      }
+    }
+  }
 }
 
 }  // namespace

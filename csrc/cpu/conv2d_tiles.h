@@ -11,6 +11,7 @@
 #pragma once
 
 #include "core/kernel.h"
+#include "cpu/conv2d_parts.h"
 #include "cpu/simd.h"
 
 namespace fastsr {
@@ -165,7 +166,8 @@ FASTSR_INLINE void transform_tiles(const Args& a, const Band& room, Act act) {
   for (int64_t c = 0; c < a.spec->channels_in; ++c)
     for (int64_t r = 0; r < room.rows; ++r) {
       const float* rows[6];
-      for (int i = 0; i < 6; ++i) rows[i] = row_or_copy(in, c, room.y + s * r - 1 + i, room.x - 1, n, copies + i * room.wide);
+      for (int i = 0; i < 6; ++i)
+        rows[i] = row_or_copy(in, c, room.y + s * r - 1 + i, room.x - 1, n, copies + i * room.wide);
       for (int64_t x = 0; x < n; x += kLanes) {
         vf d[6], v[6];
         FASTSR_UNROLL
@@ -193,8 +195,8 @@ FASTSR_INLINE void transform_tiles(const Args& a, const Band& room, Act act) {
 
 // G channels and V vectors of tiles of one point. Weights come from L3: half as fast unless they are fetched ahead.
 template <int G, int V>
-FASTSR_INLINE void tile_products(const float* w, const float* x, int64_t channels, int64_t line, float* to, int64_t step,
-                                 int64_t exist) {
+FASTSR_INLINE void tile_products(const float* w, const float* x, int64_t channels, int64_t line, float* to,
+                                 int64_t step, int64_t exist) {
   vf sum[G][V];
   FASTSR_UNROLL
   for (int g = 0; g < G; ++g)
@@ -223,7 +225,8 @@ struct Ahead {
   const View* views[2];  // the output, and the residual or null
   int64_t c, y, y0, y1, x0, x1, pieces;
 
-  Ahead(const Args& a, const Band& band, int64_t c0, int64_t count) : views{&a.out, a.spec->inputs == 2 ? &a.in[1] : nullptr}, c(c0) {
+  Ahead(const Args& a, const Band& band, int64_t c0, int64_t count)
+      : views{&a.out, a.spec->inputs == 2 ? &a.in[1] : nullptr}, c(c0) {
     const Rect& r = a.out.rect;
     y = y0 = max(r.y0, band.y);
     y1 = min(r.y1, band.y + Tiles::kSide * band.rows);
@@ -270,6 +273,69 @@ void multiply_tiles(const Args& a, const Band& room, const float* weights, int64
       }
     }
   }
+}
+
+// The output transform of a band's outputs [c0, c0 + count), channel by channel.
+void finish_tiles(const Args& a, const Band& room, const float* bias, int64_t c0, int64_t count) {
+  const Rect& rect = a.out.rect;
+  const int64_t left = max(rect.x0, room.x), right = min(rect.x1, room.x + Tiles::kSide * room.columns);
+  float* const scratch = static_cast<float*>(a.scratch);
+  float* const lines = scratch + room.lines + 2 * Tiles::kEdge * room.wide;
+  for (int64_t c = 0; c < count; ++c)
+    for (int64_t r = 0; r < room.rows; ++r) {
+      const float* from = scratch + room.made + c * room.line + r * room.columns;
+      for (int64_t t = 0; t < room.columns; t += kLanes) {
+        vf down[4][6];
+        FASTSR_UNROLL
+        for (int q = 0; q < 6; ++q) {
+          vf m[6], y[4];
+          FASTSR_UNROLL
+          for (int p = 0; p < 6; ++p) m[p] = load(from + (p * 6 + q) * room.point_out + t);
+          tile_out(m, y);
+          FASTSR_UNROLL
+          for (int i = 0; i < 4; ++i) down[i][q] = y[i];
+        }
+        FASTSR_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          vf y[4];
+          tile_out(down[i], y);
+          interleave4(y, lines + i * room.wide + 4 * t);
+        }
+      }
+      for (int i = 0; i < 4; ++i) {
+        const int64_t y = room.y + 4 * r + i;
+        if (y < rect.y0 || y >= rect.y1) continue;
+        const float* line = lines + i * room.wide + (left - room.x);
+        for (int64_t x = left; x < right; x += 4 * kLanes, line += 4 * kLanes) {
+          vf sum[1][4];
+          for (int v = 0; v < 4; ++v) sum[0][v] = add(load(line + v * kLanes), set1(bias[c0 + c]));
+          finish(a, sum, at(a.out, c0 + c, y, x), 0, residual_at(a, c0 + c, y, x), 0, 1, right - x);
+        }
+      }
+    }
+}
+
+template <typename Act>
+void tiles(const Args& a, Act act) {
+  const Packed* head = static_cast<const Packed*>(a.packed);
+  const float* base = static_cast<const float*>(a.packed);
+  const Rect& rect = a.out.rect;
+  const int64_t s = Tiles::kSide, y0 = tile_start(rect.y0, a.spec->blocks.y),
+                x0 = tile_start(rect.x0, a.spec->blocks.x);
+  const Bands bands = Bands::of(*a.spec, rect);
+  const int64_t chunk = chunk_channels(*a.spec);
+  for (int64_t r = 0; r < bands.rows; r += bands.band_rows)
+    for (int64_t t = 0; t < bands.columns; t += bands.band_columns) {
+      Band band(*a.spec, min(bands.band_rows, bands.rows - r), min(bands.band_columns, bands.columns - t));
+      band.y = y0 + s * r;
+      band.x = x0 + s * t;
+      transform_tiles(a, band, act);
+      for (int64_t c = 0; c < a.spec->channels_out; c += chunk) {
+        const int64_t count = min(chunk, a.spec->channels_out - c);
+        multiply_tiles<kGroup, kWide>(a, band, base + head->weights, c, count);
+        finish_tiles(a, band, base + head->bias, c, count);
+      }
+    }
 }
 
 }  // namespace

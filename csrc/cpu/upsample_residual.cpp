@@ -129,9 +129,8 @@ void active(const Args& a) {
     case Activation::kRelu:
       return all<S>(a, [](vf v) __attribute__((always_inline)) { return max(v, set1(0.0f)); });
     case Activation::kLeakyRelu:
-      return all<S>(a, [slope](vf v) __attribute__((always_inline)) {
-        return select(greater(v, set1(0.0f)), v, mul(v, slope));
-      });
+      return all<S>(
+          a, [slope](vf v) __attribute__((always_inline)) { return select(greater(v, set1(0.0f)), v, mul(v, slope)); });
   }
 }
 
@@ -149,6 +148,13 @@ void run(const Args& a) {
 }  // namespace
 }  // namespace fastsr
 
-FASTSR_KERNEL(upsample_residual) = {
-    "upsample_residual", FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes, fastsr::pack, fastsr::scratch_bytes,
-    fastsr::run,         fastsr::work,              nullptr,              nullptr,      nullptr};
+FASTSR_KERNEL(upsample_residual) = {"upsample_residual",
+                                    FASTSR_STRING(FASTSR_ISA),
+                                    fastsr::packed_bytes,
+                                    fastsr::pack,
+                                    fastsr::scratch_bytes,
+                                    fastsr::run,
+                                    fastsr::work,
+                                    nullptr,
+                                    nullptr,
+                                    nullptr};

@@ -11,11 +11,11 @@ namespace {
 std::vector<Step> expand(const Step& step) {
   only(step, {"activation", "slope"}, {"w1", "b1", "w3", "b3"});
   const std::string inner = step.out + "/projected";
-  Step project{"conv2d", step.inputs, inner, {}, step.params}, conv{"conv2d", {inner, step.inputs[0]}, step.out, {}, {}};
+  Step project{"conv2d", step.inputs, inner, {}, step.params},
+      conv{"conv2d", {inner, step.inputs[0]}, step.out, {}, {}};
   project.params.emplace("activation", std::string("relu"));
   project.params["input_activation"] = project.params["activation"];
-  for (const auto& [role, name] : step.weights)
-    (role[1] == '1' ? project : conv).weights[role.substr(0, 1)] = name;
+  for (const auto& [role, name] : step.weights) (role[1] == '1' ? project : conv).weights[role.substr(0, 1)] = name;
   return {project, conv};
 }
 

@@ -20,8 +20,7 @@ Spec parse(const Step& step, const Weights& weights, const std::vector<int64_t>&
          w.shape[3], "], expected [", channels[0], ", ", channels[0], ", ", spec.scale, ", ", spec.scale, "]");
   if (b.data && b.shape[0] != channels[0])
     fail(Status::kBadModel, "upsample_residual: b has ", b.shape[0], " entries, expected ", channels[0]);
-  spec.input_activation =
-      step.params.count("activation") ? activation_param(step, "activation") : Activation::kRelu;
+  spec.input_activation = step.params.count("activation") ? activation_param(step, "activation") : Activation::kRelu;
   spec.slope = static_cast<float>(float_param(step, "slope", 0.0));
   return spec;
 }

@@ -10,6 +10,7 @@ import numpy as np
 from fastsr import catalog, modelfile
 from fastsr.errors import ModelError
 from fastsr.plan import INPUT, OUTPUT, Plan, Step
+from fastsr.testing import conv_weights
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,12 @@ class Case:
     plan: Plan
     weights: dict[str, np.ndarray]
     upscaled: int = 1
+    frame: tuple[int, int] | None = None
+    """width and height of the input where it is measured at a size of its own; others are measured at one size"""
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the input for a frame of width x height before upscaling."""
-        return width * self.upscaled, height * self.upscaled
+        return self.frame or (width * self.upscaled, height * self.upscaled)
 
 
 def resize_bicubic(scale: int) -> Case:
@@ -87,10 +90,96 @@ def models() -> list[Case]:
     return [model(name) for name in names] or [Case("annet_x3 (random)", *random_annet(3))]
 
 
+def pconv_block(width: int = 128, bottleneck: int = 64) -> Case:
+    """Two blocks of btsrn's between a convolution from and one to RGB, at HR size."""
+    block = [(bottleneck, width, 1), (width, bottleneck, 3)]
+    shapes = [(width, 3, 1), *block, *block, (3, width, 1)]
+    steps = [Step("conv2d", (INPUT,), "v0", {"w": "w0", "b": "b0"})]
+    for i in (1, 2):
+        roles = {"w1": f"w{2 * i - 1}", "b1": f"b{2 * i - 1}", "w3": f"w{2 * i}", "b3": f"b{2 * i}"}
+        steps.append(Step("pconv_block", (f"v{i - 1}",), f"v{i}", roles))
+    steps.append(Step("conv2d", ("v2",), OUTPUT, {"w": "w5", "b": "b5"}))
+    return Case(f"pconv_block {width}-{bottleneck}, twice", Plan("rgb", 1, tuple(steps)), conv_weights(shapes, 0))
+
+
+def cista(n0: int = 128, m0: int = 256, steps: int = 3) -> Case:
+    """Some recursions of crnet_a's between a convolution from and one to Y, at HR size."""
+    arrays = conv_weights([(n0, 1, 3), (m0, n0, 3), (m0, m0, 3), (1, m0, 3)], 0)
+    return Case(
+        f"cista {n0}-{m0}, {steps} recursions",
+        Plan(
+            "y",
+            1,
+            (
+                Step("conv2d", (INPUT,), "y", {"w": "w0", "b": "b0"}, {"activation": "relu"}),
+                Step("cista", ("y",), "z", {"w": "w1", "s": "w2"}, {"steps": steps}),
+                Step("conv2d", ("z",), OUTPUT, {"w": "w3", "b": "b3"}),
+            ),
+        ),
+        arrays,
+    )
+
+
+def upsample_residual(scale: int = 3, width: int = 128) -> Case:
+    """btsrn's enlargement between a convolution from and one to RGB."""
+    arrays = conv_weights([(width, 3, 1), (3, width, 1)], 0)
+    random = np.random.default_rng(1)
+    arrays["up"] = (random.standard_normal((width, width, scale, scale)) / np.sqrt(width)).astype(np.float32)
+    steps = (
+        Step("conv2d", (INPUT,), "maps", {"w": "w0", "b": "b0"}),
+        Step("upsample_residual", ("maps",), "large", {"w": "up"}, {"scale": scale}),
+        Step("conv2d", ("large",), OUTPUT, {"w": "w1", "b": "b1"}),
+    )
+    return Case(f"upsample_residual x{scale}, {width} maps", Plan("rgb", scale, steps), arrays)
+
+
+def pixel_shuffle(scale: int = 2, maps: int = 64) -> Case:
+    """crnet_b's enlargement: convolution, shuffle, convolution."""
+    arrays = conv_weights([(maps * scale * scale, 3, 3), (3, maps, 3)], 0)
+    steps = (
+        Step("conv2d", (INPUT,), "wide", {"w": "w0", "b": "b0"}),
+        Step("pixel_shuffle", ("wide",), "large", {}, {"scale": scale}),
+        Step("conv2d", ("large",), OUTPUT, {"w": "w1", "b": "b1"}),
+    )
+    return Case(f"pixel_shuffle x{scale}, {maps} maps", Plan("rgb", scale, steps), arrays)
+
+
+def scale_shift() -> Case:
+    """A factor and a summand for each of RGB."""
+    arrays = {"scale": np.array([0.9, 1, 1.1], np.float32), "shift": np.array([-0.4, -0.5, -0.6], np.float32)}
+    step = Step("scale_shift", (INPUT,), OUTPUT, {"scale": "scale", "shift": "shift"})
+    return Case("scale_shift RGB", Plan("rgb", 1, (step,)), arrays)
+
+
+def networks() -> list[Case]:
+    """Whole networks at the sizes and of the widths of their papers, with random weights: time does not depend on them.
+
+    Needs torch, for their modules.
+    """
+    import torch
+
+    from fastsr.families.btsrn import BTSRN
+    from fastsr.families.crnet import CRNetA, CRNetB
+    from fastsr.families.srcnn import SRCNN
+
+    torch.manual_seed(0)
+    found = []
+    for name, module, frame in (
+        ("srcnn 9-1-5 x3", SRCNN(3, (9, 1, 5)), (320, 180)),
+        ("srcnn 9-5-5 x3", SRCNN(3, (9, 5, 5)), (320, 180)),
+        ("btsrn x3", BTSRN(3), (320, 180)),
+        ("crnet_a x2", CRNetA(2), (128, 128)),
+        ("crnet_b x2", CRNetB(2), (96, 96)),
+    ):
+        module.reset()
+        found.append(Case(f"{name} (random)", *module.lower(), frame=frame))
+    return found
+
+
 def ops(scales: tuple[int, ...] = (3,)) -> list[Case]:
     """Every op's cases."""
     found = [make(scale) for make in (resize_bicubic, anchored_regression) for scale in scales]
-    return [*found, conv2d()]
+    return [*found, conv2d(), pconv_block(), cista(), upsample_residual(), pixel_shuffle(), scale_shift()]
 
 
 def _integration(sizes: tuple[int, ...], maps: int, x: str) -> tuple[list[Step], dict[str, np.ndarray]]:

@@ -53,9 +53,7 @@ def prepare(name: str, plan: Plan, weights: Mapping[str, np.ndarray], threads: i
     return run
 
 
-def onnx_model(
-    network: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]], out: tuple[int, ...]
-) -> bytes:
+def onnx_model(network: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]], out: tuple[int, ...]) -> bytes:
     """The network as an ONNX file: Pad or Gather for the border, Conv, ConvTranspose, Relu, LeakyRelu, Add, Resize ..."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -229,7 +227,7 @@ def ncnn_model(network: Sequence[Layer], inputs: Sequence[str]) -> tuple[str, by
             emit("Scale", f"affine{i}", given, [layer.out], f"0={len(layer.arrays['shift'])}", "1=1")
             data += [layer.arrays["scale"].tobytes(), layer.arrays["shift"].tobytes()]
         elif layer.kind == "nearest":
-            emit("Interp", f"near{i}", given, [layer.out], "0=1", f"1={factor}", f"2={factor}")
+            emit("Interp", f"near{i}", given, [layer.out], "0=1", f"1={float(factor)}", f"2={float(factor)}")
         else:
             emit("PixelShuffle", f"shuffle{i}", given, [layer.out], f"0={factor}")
         made(layer.out)
@@ -260,7 +258,7 @@ def _ncnn(
     def run(images: Images) -> np.ndarray:
         extractor = net.create_extractor()
         for name, x in images.items():
-            extractor.input(name, ncnn.Mat(x))
+            extractor.input(name, ncnn.Mat(x).clone())  # a layer may write over its input
         code, found = extractor.extract(OUTPUT)
         if code:
             raise DeviceError(f"engine 'ncnn' failed with code {code}")

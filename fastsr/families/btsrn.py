@@ -72,10 +72,11 @@ class BTSRN(nn.Module):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
         with torch.no_grad():
-            for block in [*self.low, *self.between, *self.high]:
-                block.conv.weight *= 0.3  # type: ignore[union-attr, operator]
-            for up in self.up:
-                up.weight *= 0.3  # type: ignore[operator]
+            for module in self.modules():
+                if isinstance(module, PConvBlock):
+                    module.conv.weight *= 0.3
+                elif isinstance(module, nn.ConvTranspose2d):
+                    module.weight *= 0.3
             self.leave.weight *= 0.01
 
     def forward(
@@ -131,7 +132,7 @@ class BTSRN(nn.Module):
             add("upsample_residual", f"up.{i}", roles, scale=int(up.stride[0]))
         for i in range(len(self.high)):
             block(f"high.{i}")
-        params = {"input_activation": self.activation, "slope": self.slope}
+        params: dict[str, Any] = {"input_activation": self.activation, "slope": self.slope}
         steps.append(Step("conv2d", (x, "bicubic"), "out", {"w": "leave.weight", "b": "leave.bias"}, params))
         plan = Plan("rgb", self.scale, tuple(steps))
         return plan, {name: state[name].float().numpy() for name in plan.tensor_names}

@@ -201,6 +201,7 @@ class CRNetB(nn.Module):
         steps.append(Step("conv2d", (x,), "out", {"w": f"tail.{key}.weight", "b": "mean"}))
         return _with_weights(self, Plan("rgb", self.scale, tuple(steps)), less=-self.mean)
 
+
 def _with_weights(model: nn.Module, plan: Plan, **more: Tensor) -> tuple[Plan, dict[str, np.ndarray]]:
     state = model.state_dict() | more
     return plan, {name: state[name].float().numpy() for name in plan.tensor_names}

@@ -127,12 +127,10 @@ def _check(
     progress: Callable[[str], None],
 ) -> None:
     state.psnr = validate(model)
-    trained = -10 * math.log10(max(loss, 1e-12))
-    state.log.append({"step": state.step, "seconds": state.seconds, "psnr": state.psnr, "training": trained})
+    state.log.append({"step": state.step, "seconds": state.seconds, "psnr": state.psnr, "loss": loss})
     done = 100 * schedule.progress(state.step, state.seconds)
     progress(
-        f"{done:3.0f} %  step {state.step}  {state.seconds:.0f} s  validation {state.psnr:.3f} dB  "
-        f"training {trained:.3f} dB"
+        f"{done:3.0f} %  step {state.step}  {state.seconds:.0f} s  validation {state.psnr:.3f} dB  loss {loss:.3g}"
     )
 
 

@@ -17,7 +17,6 @@ from fastsr.families import FAMILIES  # noqa: E402
 from fastsr.ops import OPS  # noqa: E402
 from fastsr.testing import TOLERANCE, assert_matches, rng  # noqa: E402
 
-
 QUICK = {family: {"n0": 16, "m0": 48, "steps": 3} for family in ("crnet_a", "crnet_b")}
 """families whose full size would take minutes in float64: the same code, narrower (test_crnet.py has the full ones)"""
 

@@ -29,7 +29,9 @@ def test_kernel_matches_the_reference(h: int, w: int, channels: int, scale: int,
     weights |= {"up": up.astype(np.float32), "shift": weights["b0"] * 0.5}
     steps = [
         step("conv2d", ("lr",), "a", {"w": "w0", "b": "b0"}),
-        step("upsample_residual", ("a",), "b", {"w": "up", "b": "shift"}, scale=scale, activation=activation, slope=0.2),
+        step(
+            "upsample_residual", ("a",), "b", {"w": "up", "b": "shift"}, scale=scale, activation=activation, slope=0.2
+        ),
         step("conv2d", ("b",), "out", {"w": "w1", "b": "b1"}),
     ]
     run_everywhere(x, scale, steps, weights)

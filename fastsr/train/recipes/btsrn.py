@@ -63,7 +63,7 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
 
     def whole(net: nn.Module) -> Callable[[Tensor], Tensor]:
-        return lambda lr: patches.enlarge(lr, scale) + net.residual(lr).float()  # type: ignore[operator, no-any-return]
+        return lambda lr: patches.enlarge(lr, scale) + net.residual(lr).float()  # type: ignore[operator]
 
     trained, state = train(
         model,
@@ -91,7 +91,7 @@ def main(
         "torch": torch.__version__,
     }
     about = {"name": name, "arch": "btsrn", "licence": "Apache-2.0"}
-    modelfile.write(target, plan, arrays, config=model.config, recipe=recipe, psnr={}, **about)  # type: ignore[arg-type]
+    modelfile.write(target, plan, arrays, config=model.config, recipe=recipe, psnr={}, **about)
     progress(f"wrote {target}")
     return target
 

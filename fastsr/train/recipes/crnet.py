@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,8 @@ def main(
     >>> main(kind="a", data=["T91", "BSD200"], val=["val"], minutes=60)
     """
     torch.manual_seed(seed)
-    model: CRNetA | CRNetB = (CRNetA if kind == "a" else CRNetB)(**(config or {}))
+    sizes: dict[str, Any] = dict(config or {})
+    model = CRNetA(**sizes) if kind == "a" else CRNetB(**sizes)
     model.reset()
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     paths = images.files(data)
