@@ -3,7 +3,7 @@
 
 python bench/report.py --measure    times ops and models at 640x360, engines in turns -> bench/results/<machine>.json
 python bench/report.py --quality DIR    PSNR of the shipped models on each folder of DIR -> their metadata
-python bench/report.py              that file and the model files -> the tables in README.md
+python bench/report.py              that file and the model files -> the tables in README.md, docs/speed.png
 python bench/report.py --check      fails if README.md is not what the line above would write
 """
 
@@ -47,9 +47,9 @@ def measure_quality(data: Path) -> None:
         click.echo(f"{info.name:20} {psnr}")
 
 
-def rows_of(name: str, report: Mapping[str, Any], size: str) -> list[dict[str, Any]]:
+def rows_of(name: str, report: Mapping[str, Any], size: str, dtype: str = "float32") -> list[dict[str, Any]]:
     """One row per (what, who, shape, dtype, threads)."""
-    shared = {"what": name, "size": size, "dtype": "float32", "threads": report["threads"], "gflop": report["gflop"]}
+    shared = {"what": name, "size": size, "dtype": dtype, "threads": report["threads"], "gflop": report["gflop"]}
     probes = {"peak_gflops": report["peak_gflops_probes"]}
     return [{**shared, "who": row.pop("engine"), **row, **probes} for row in map(dict, report["results"])]
 
@@ -58,17 +58,25 @@ def measure(path: Path, size: tuple[int, int], seconds: float, engines: Sequence
     """Time every op and model whose name contains `only`; rows of others in the file are kept."""
     from fastsr import benchmark
     from fastsr.benchmark import cases
-    from fastsr.benchmark.engines import available
+    from fastsr.benchmark.engines import HALF, available
 
     old = json.loads(path.read_text())["rows"] if path.exists() else []
     new: list[dict[str, Any]] = []
-    for case in [*cases.ops((2, 3, 4)), *cases.networks(), *cases.models()]:
-        if only not in case.name:
+    # Other families' shipped models are networks() with other numbers.
+    models = [case for case in cases.models() if case.name.startswith("annet")]
+    for case in [*cases.ops((2, 3, 4)), *cases.networks(), *models]:
+        if not any(part in case.name for part in only.split(",")):
             continue
         w, h = case.size(*size)
         names = engines or available()
         report = benchmark.measure(case.plan, case.weights, (w, h), None, names, 50, seconds, strict=False)
         new += rows_of(case.name, report, f"{w}x{h}")
+        if case.frame and "srcnn" not in case.name and _core.isa() in ("avx512bf16", "amx"):
+            half = [name for name in names if name in HALF]
+            args = (case.plan, case.weights, (w, h), None, half, 50, seconds)
+            halves = benchmark.measure(*args, strict=False, precision="bf16")
+            new += rows_of(f"{case.name} bf16", halves, f"{w}x{h}", "bfloat16")
+            click.echo(f"{case.name + ' bf16':28} {halves['ratio']:.2f}x {halves['best_peer']}")
         ratio = f"{report['ratio']:.1f}x {report['best_peer']}" if report["ratio"] else ""
         click.echo(f"{case.name:28} {report['results'][0]['ms_median']:8.1f} ms  {ratio}")
     keys = {(row["what"], row["size"]) for row in new}
@@ -131,6 +139,36 @@ def speed(path: Path) -> str:
     return f"{body}\n\n{note}"
 
 
+def plot(path: Path, target: Path) -> None:
+    """Time of every engine over ours, one line a network or op, into `target`."""
+    from matplotlib.figure import Figure
+
+    data = json.loads(path.read_text())
+    whats: dict[str, dict[str, float]] = {}
+    for row in data["rows"]:
+        whats.setdefault(f"{row['what']}  {row['size']}", {})[row["who"]] = row["ms_median"]
+    names = [name for name, found in whats.items() if "fastsr" in found and len(found) > 1][::-1]
+    figure = Figure(figsize=(9, 1.2 + 0.3 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(1, color="black", linewidth=1)
+    for engine in fastsr.benchmark.ENGINES:
+        points = [(whats[n][engine] / whats[n]["fastsr"], y) for y, n in enumerate(names) if engine in whats[n]]
+        if engine != "fastsr" and points:
+            axes.scatter(*zip(*points, strict=True), label=engine, s=30)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xscale("log")
+    ticks = [1, 2, 5, 10, 20, 50, 100]
+    axes.set_xticks(ticks, [f"{t}x" for t in ticks])
+    axes.grid(axis="x", which="major", alpha=0.3)
+    m = data["machine"]
+    axes.set_xlabel(
+        f"time of a peer / time of fastsr ({m['cpu']}, {m['isa']}, {data['rows'][0]['threads']} threads, fp32)"
+    )
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, 1.0), ncols=4, frameon=False)
+    axes.set_ylim(-0.7, len(names) + 1.2)
+    figure.savefig(target, dpi=110)
+
+
 def fill(text: str, mark: str, body: str) -> str:
     """`text` with what stands between the marks replaced."""
     begin, end = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
@@ -147,7 +185,7 @@ def fill(text: str, mark: str, body: str) -> str:
 @click.option("--size", default="640x360", show_default=True, metavar="WxH")
 @click.option("--seconds", default=10.0, show_default=True, help="Per op or model.")
 @click.option("--engines", help="Comma-separated; default: all that are installed.")
-@click.option("--only", default="", help="Ops and models whose name contains this.")
+@click.option("--only", default="", help="Ops and models whose name contains one of these, comma-separated.")
 @click.option("--results", type=click.Path(path_type=Path), help="Default: bench/results/<this machine>.json")
 @click.option("--readme", type=click.Path(path_type=Path), default=ROOT / "README.md")
 def main(
@@ -176,6 +214,8 @@ def main(
         sys.exit(f"{readme} is not up to date: run python bench/report.py")
     if new != text:
         readme.write_text(new)
+    if path.exists() and not check and readme == ROOT / "README.md":
+        plot(path, ROOT / "docs" / "speed.png")
 
 
 if __name__ == "__main__":

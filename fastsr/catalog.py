@@ -15,6 +15,9 @@ from fastsr.errors import ModelError
 
 WEIGHTS = Path(__file__).parent / "weights"
 
+ALIASES = {"srcnn": "srcnn_955"}
+"""short name -> the variant it stands for, with or without _x3 behind it"""
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -58,10 +61,13 @@ def models() -> tuple[ModelInfo, ...]:
 def locate(name_or_path: str | Path, scale: int | None = None) -> Path:
     """The file of a shipped model, or the path itself if it is one.
 
-    `scale` chooses among models whose name differs in its `_x` ending only: locate("annet", 3) is annet_x3.
-    Raises ModelError with the nearest names when there is no such model.
+    `scale` chooses among models whose name differs in its `_x` ending only: locate("annet", 3) is annet_x3. Short names
+    (ALIASES) stand for a variant: srcnn_x3 is srcnn_955_x3. Raises ModelError with the nearest names when there is no such model.
     """
     text = str(name_or_path)
+    stem, mark, ending = text.rpartition("_x")
+    if (stem if mark else text) in ALIASES and not os.path.lexists(text):
+        text = ALIASES[stem] + mark + ending if mark else ALIASES[text]
     for name in [text] if scale is None else [text, f"{text}_x{scale}"]:
         if name.isidentifier() and os.path.isfile(WEIGHTS / f"{name}.safetensors"):
             return WEIGHTS / f"{name}.safetensors"

@@ -71,6 +71,29 @@ def assert_matches(out: np.ndarray, expected: np.ndarray, precision: str = "fp32
     assert worst <= TOLERANCE[precision] * size, f"max abs error {worst:.3g} on outputs of size {size:.3g}"
 
 
+def halves() -> list[str]:
+    """The ISAs of this machine that compute in bf16."""
+    return [isa for isa in _core.isas() if isa in ("avx512bf16", "amx")]
+
+
+def run_in_halves(x: np.ndarray, scale: int, steps: list[Step], weights: dict[str, np.ndarray]) -> list[float]:
+    """Run a plan in bf16 on every ISA that has it, with every setting: the same bytes for all settings of one ISA.
+
+    Returns the distances from the float64 reference, root mean square over the size of the output.
+    """
+    plan = Plan("y" if x.shape[0] == 1 else "rgb", scale, tuple(steps))
+    reference = executors.get("reference").prepare(plan, weights, precision="fp64").run(x)
+    found = []
+    for isa in halves():
+        results = [
+            _core.Session(plan.to_dict(), weights, isa=isa, poison=True, bf16=True, **s).run(x) for s in SETTINGS
+        ]
+        for setting, result in zip(SETTINGS, results, strict=True):
+            assert result.tobytes() == results[0].tobytes(), f"{isa}: {setting} changed the output"
+        found.append(float(np.sqrt(np.square(results[0] - reference).mean() / np.square(reference).mean())))
+    return found
+
+
 def run_everywhere(x: np.ndarray, scale: int, steps: list[Step], weights: dict[str, np.ndarray]) -> np.ndarray:
     """Run a plan on every ISA with every setting, scratch poisoned: right, and the same bytes for all settings.
 

@@ -136,6 +136,9 @@ def test_wrong_arguments_are_named(small_model: Callable[..., Path]) -> None:
         benchmark.run(path, engines=["tensorflow"])
     with pytest.raises(DeviceError, match="precision 'fp8'"):
         benchmark.run(path, precision="fp8")
+    if "onnxruntime" in engines.available():
+        with pytest.raises(DeviceError, match="'onnxruntime' can run in fp32"):
+            benchmark.run(path, precision="bf16", engines=["onnxruntime"])
     with pytest.raises(InputError, match="must be positive"):
         benchmark.run(path, size=(0, 5))
     with pytest.raises(FastsrError):
@@ -195,6 +198,13 @@ def test_every_case_is_computed_by_a_peer(case: cases.Case) -> None:
     x = photo(*case.size(13, 9)[::-1], case.plan.channels)
     expected = engines.prepare("fastsr", case.plan, case.weights)(x)
     benchmark.compare(engines.prepare("torch", case.plan, case.weights)(x), expected, "torch")
+
+
+def test_bf16_is_compared_by_its_distance() -> None:
+    x = np.zeros((1, 4, 4), np.float32)
+    benchmark.compare(x + np.float32(0.005), x, "torch", "bf16")  # 46 dB
+    with pytest.raises(FastsrError, match=r"is 40\.0 dB from"):
+        benchmark.compare(x + np.float32(0.01), x, "torch", "bf16")
 
 
 def test_without_torch(small_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

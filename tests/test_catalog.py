@@ -58,3 +58,10 @@ def test_a_broken_file_in_the_box_harms_no_other(box: Path) -> None:
     assert catalog.locate("toy_x2").exists()
     with pytest.raises(ModelError, match="bad_x2"):
         models()
+
+
+def test_srcnn_is_short_for_its_best_variant() -> None:
+    for given, scale in (("srcnn_x3", None), ("srcnn", 3), ("srcnn_955", 3)):
+        assert catalog.locate(given, scale).name == "srcnn_955_x3.safetensors"
+    with pytest.raises(ModelError, match="give a scale, or one of srcnn_955_x2"):
+        catalog.locate("srcnn")

@@ -226,7 +226,7 @@ def test_an_output_that_is_too_large_is_refused_at_once(net: Upscaler) -> None:
         ({"device": "cuda"}, DeviceError, "no GPU executor yet"),
         ({"device": "tpu"}, DeviceError, "not one of auto, cpu, cuda"),
         ({"executor": "gpu"}, DeviceError, "not one of cpu, reference"),
-        ({"precision": "bf16"}, DeviceError, "'bf16' is not available"),
+        ({"precision": "fp8"}, DeviceError, "'fp8' is not available"),
         ({"threads": 0}, InputError, "threads=0"),
         ({"threads": 2.0}, InputError, "threads=2.0"),
         ({"threads": True}, InputError, "threads=True"),

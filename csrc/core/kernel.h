@@ -34,6 +34,7 @@ struct Spec {
   Border border;
   Activation activation, input_activation;  // conv2d: of the sum, of what is read
   bool sum_inside;                          // conv2d: the residual is added before the activation
+  bool bf16;                                // set by the session: products of bfloat16, summed in fp32
   float slope;
   TensorRef weights[3];  // conv2d: w, b (data may be null); anchored_regression: filters, atoms, projections
 };
@@ -47,6 +48,7 @@ struct Args {
   View out;       // write every pixel of out.rect and nothing else
   Extent extent;  // full size of the output value
   void* scratch;  // scratch_bytes(spec, out.rect) bytes, 64-byte aligned, contents undefined
+  bool large;     // the whole output is more than the caches hold: writing it past them is faster
 };
 
 // Every pixel's value must depend on its absolute position only, never on the rectangle, so that the result
@@ -68,6 +70,8 @@ struct Kernel {
   bool (*streams)(const Spec&);
   // Which of the kernel's ways a step takes, for people. Null: it has one.
   const char* (*way)(const Spec&);
+  // Whether a step would be of bfloat16 products, if they are allowed (Spec::bf16 may be set). Null: no.
+  bool (*bf16)(const Spec&);
 };
 
 }  // namespace fastsr

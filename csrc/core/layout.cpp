@@ -13,7 +13,7 @@ namespace fastsr {
 
 namespace {
 
-constexpr int64_t kSlack = 64;     // floats that kernels may read past a row (core/kernel.h)
+constexpr size_t kSlack = 64;      // floats that kernels may read past a row (core/kernel.h)
 constexpr double kTaskWork = 2e5;  // multiply-adds that beginning a task is worth: about 10 us, measured
 constexpr double kRowWork = 100;   // and a row of a channel: its first cache lines come late
 const Rect kNothing{INT64_MAX, INT64_MAX, INT64_MIN, INT64_MIN};
@@ -21,9 +21,7 @@ constexpr size_t kPlanesBytes = size_t{128} << 20;
 constexpr int64_t kHalo = 16;  // a strip has at least so many times the radius: an eighth of the work twice at most
 constexpr int64_t kMaxPixels = int64_t{1} << 31;
 
-size_t buffer_bytes(int64_t channels, int64_t h, int64_t w) {
-  return aligned(sizeof(float) * static_cast<size_t>(channels * channel_stride(h, row_stride(w)) + kSlack));
-}
+size_t buffer_bytes(size_t floats) { return aligned(sizeof(float) * (floats + kSlack)); }
 
 int64_t l2_bytes() {
   static const int64_t bytes = std::max<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE), 256 << 10);  // 0 or -1: not known
@@ -104,7 +102,7 @@ size_t Session::plan_scratch(const Segment& segment, int64_t rows, int64_t colum
   const auto room = [&](int v) {
     const int64_t h = height(need[index(v)]) + more.height, stride = row_stride(width(need[index(v)]) + more.width);
     rooms[index(v)] = {top, stride, channel_stride(h, stride)};
-    top += buffer_bytes(graph_.values[index(v)].channels, h, stride);
+    top += buffer_bytes(static_cast<size_t>(graph_.values[index(v)].channels * channel_stride(h, stride)));
   };
   for (int v : segment.reads)
     if (v == 0 || !streamed(segment, v)) room(v);
@@ -246,9 +244,10 @@ Session::Layout Session::layout(int64_t h, int64_t w, int64_t tile_h, int64_t ti
       if (std::count(segments_[other].reads.begin(), segments_[other].reads.end(), v)) last = other;
     const Extent e = graph_.extent(v, h, w);
     const Rect& r = need[index(v)];
-    layout.plane_offset[index(v)] = places.place(
-        buffer_bytes(e.channels, std::min(height(r) + more.height, e.height), std::min(width(r) + more.width, e.width)),
-        static_cast<int>(k), static_cast<int>(last));
+    layout.plane_offset[index(v)] =
+        places.place(buffer_bytes(plane_floats(e.channels, std::min(height(r) + more.height, e.height),
+                                               std::min(width(r) + more.width, e.width))),
+                     static_cast<int>(k), static_cast<int>(last));
   }
   layout.planes_bytes = places.top;
   return layout;

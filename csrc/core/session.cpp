@@ -77,10 +77,13 @@ Session::Session(const Plan& plan, const Weights& weights, const Options& option
     fail(Status::kBadInput, "threads=", options.threads, " is not from 0 to 1024");
   if (options.tile < 0) fail(Status::kBadInput, "tile=", options.tile, " is negative");
   if (options.memory_limit < 0) fail(Status::kBadInput, "memory_limit=", options.memory_limit, " is negative");
+  if (options.bf16 && isa_ != "avx512bf16" && isa_ != "amx")
+    fail(Status::kDevice, "precision 'bf16' needs a CPU with AVX-512-BF16 or AMX; this run has ", isa_);
   threads_ = options.threads ? options.threads : default_threads();
   for (Node& node : graph_.nodes) {
     Packed packed;
     packed.kernel = &find_kernel(node.rule->op, isa_);
+    node.spec.bf16 = options.bf16 && packed.kernel->bf16 && packed.kernel->bf16(node.spec);
     for (size_t i = 0; i < packed_.size() && !packed.weights; ++i)
       if (same_weights(graph_.nodes[i].spec, node.spec) && packed_[i].kernel == packed.kernel) packed = packed_[i];
     if (packed.weights) {
@@ -251,10 +254,8 @@ void Session::run_tile(const Frame& outer, const Rect& lr) {
     const Extent e = graph_.extent(segment.out, l.h, l.w);
     const Rect area = intersect(need[index(segment.out)], {0, 0, e.height, e.width});
     if (segment.out != graph_.out()) {
-      const int64_t stride = row_stride(width(area));
-      frame.views[index(segment.out)] = {
-          reinterpret_cast<float*>(frame.context->planes.get() + l.plane_offset[index(segment.out)]),
-          channel_stride(height(area), stride), stride, e.channels, area};
+      frame.views[index(segment.out)] = plane(
+          reinterpret_cast<float*>(frame.context->planes.get() + l.plane_offset[index(segment.out)]), e.channels, area);
     }
     const Grid grid(area, l.task[k].height, l.task[k].width);
     std::vector<int64_t> order;
@@ -326,8 +327,9 @@ void Session::run_task(const Frame& frame, const Segment& segment, const Rect& o
           const Rows& from = rows[index(node.inputs[n])];
           in[n] = from.part(intersect(node.rule->needs(node.spec, static_cast<int>(n), made.rect), from.view.rect));
         }
+        const bool large = last && beyond_caches(e.channels, e.height, e.width);
         packed_[index(i)].kernel->run({&node.spec, packed_[index(i)].weights.get(), in, made, e,
-                                       scratch + rooms[graph_.values.size() + index(i)].offset});
+                                       scratch + rooms[graph_.values.size() + index(i)].offset, large});
       }
       if (!last) fill_border(to.view, e.height, e.width, border_of(node.out));
     }

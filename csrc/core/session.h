@@ -22,6 +22,7 @@ struct Options {
   int64_t tile = 0;          // side of a tile in LR pixels, 0: the whole image at once unless memory_limit says less
   int64_t memory_limit = 0;  // bytes the session may hold while running, 0: no limit
   std::string isa;           // "": choose_isa
+  bool bf16 = false;         // products of bfloat16, summed in fp32, where that is faster; needs avx512bf16 or amx
   bool poison = false;       // tests: scratch and planes are NaN before every use
   unsigned shuffle = 0;      // tests: tasks run in an order drawn from this seed, 0: in order
 };

@@ -56,8 +56,27 @@ struct Session::Frame {
 
 static inline int64_t row_stride(int64_t w) { return (w + 15) / 16 * 16; }
 
-// An odd number of cache lines, so that the channels of a pixel spread over the sets of a cache.
+// Odd numbers of cache lines from a channel to the next, so that the channels of a pixel spread over the sets of a cache.
 static inline int64_t channel_stride(int64_t h, int64_t row) { return (h * row) | 16; }
+
+// A value of more bytes than this is written past the caches: its next reader comes when they hold its end only.
+constexpr int64_t kBeyondCaches = int64_t{48} << 20;
+static inline bool beyond_caches(int64_t channels, int64_t h, int64_t w) {
+  return 4 * channels * h * w > kBeyondCaches;
+}
+
+// A plane between segments. In a large one the rows of all channels lie together, so that a band is one piece of memory
+// and few pages (btsrn 9 % faster); a small one is faster channel by channel (crnet_b 15 %).
+static inline View plane(float* data, int64_t channels, const Rect& rect) {
+  const int64_t row = row_stride(width(rect));
+  if (!beyond_caches(channels, height(rect), width(rect)))
+    return {data, channel_stride(height(rect), row), row, channels, rect};
+  return {data, row | 16, channels * (row | 16) + 16, channels, rect};
+}
+
+static inline size_t plane_floats(int64_t channels, int64_t h, int64_t w) {
+  return static_cast<size_t>(h * (channels * (row_stride(w) | 16) + 16) + channels * 16);
+}
 
 static inline size_t index(int i) { return static_cast<size_t>(i); }
 

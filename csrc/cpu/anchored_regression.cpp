@@ -455,4 +455,5 @@ FASTSR_KERNEL(anchored_regression) = {"anchored_regression",
                                       fastsr::work,
                                       nullptr,
                                       nullptr,
+                                      nullptr,
                                       nullptr};

@@ -7,6 +7,7 @@
 // cost      2 Ci Co k^2 flops per pixel, with Winograd 0.4 or 0.25 of them; the order of a pixel's sum depends on its
 //           absolute position only; measured in docs/performance.md
 #include "core/kernel.h"
+#include "cpu/conv2d_bf16.h"
 #include "cpu/conv2d_columns.h"
 #include "cpu/conv2d_direct.h"
 #include "cpu/conv2d_parts.h"
@@ -18,6 +19,13 @@ namespace {
 
 // Up to this many output channels each is computed alone: a group would be mostly padding.
 constexpr int64_t kFew = 3;
+
+// How much faster products of bfloat16 are, about.
+#if defined(FASTSR_ISA_AMX)
+constexpr int64_t kFaster = 5;
+#else
+constexpr int64_t kFaster = 2;
+#endif
 
 enum class Way { kFew, kDirect, kPoints, kColumns, kTiles };
 
@@ -31,7 +39,8 @@ int64_t work_of(const Spec& spec, Way way, int64_t h, int64_t w) {
     const int64_t tiles = bands.rows * bands.columns, in_band = bands.band_rows * bands.band_columns;
     const int64_t time = products_time(in_band) * tiles / max(1, in_band),
                   count = (tiles + in_band - 1) / max(1, in_band);
-    return Tiles::kPoints * ci * co * time + (240 * ci + 170 * co) * tiles + 2 * Tiles::kPoints * 4 * ci * co * count;
+    const int64_t products = Tiles::kPoints * ci * co * time / (spec.bf16 ? kFaster : 1);
+    return products + (240 * ci + 170 * co) * tiles + (spec.bf16 ? 1 : 2) * Tiles::kPoints * 4 * ci * co * count;
   }
   if (way == Way::kColumns) {  // products, the output transform, 64 operations a block for the input's
     const Columns z(spec);
@@ -39,6 +48,7 @@ int64_t work_of(const Spec& spec, Way way, int64_t h, int64_t w) {
     const int64_t operations = co * (z.group_floats + 6 * z.rows + 4) + z.parts * ci * kPoints * kPoints;
     return operations * blocks * round_up(w, kLanes);
   }
+  if (way == Way::kPoints && spec.bf16) return (co * ci / kFaster + 16 * (ci + co)) * h * round_up(w, kLanes);
   return (way == Way::kFew ? spec.channels_out : co) * ci * spec.kernel * spec.kernel * h * round_up(w, kLanes);
 }
 
@@ -56,10 +66,20 @@ Way way_of(const Spec& placed) {
   return best;
 }
 
+// Those of many channels; the others are not worth it.
+bool bf16(const Spec& given) {
+  Spec spec = given;
+  spec.bf16 = true;
+  const Way way = way_of(spec);
+  return spec.channels_in >= 16 && (way == Way::kTiles || way == Way::kPoints);
+}
+
 const char* way(const Spec& spec) {
   switch (way_of(spec)) {
     case Way::kTiles:
-      return "winograd4x4";
+      return spec.bf16 ? "winograd4x4 bf16" : "winograd4x4";
+    case Way::kPoints:
+      return spec.bf16 ? "direct bf16" : "direct";
     case Way::kColumns:
       return spec.kernel == 3 ? "winograd6x1" : "winograd4x1";
     default:
@@ -75,6 +95,7 @@ size_t packed_bytes(const Spec& spec) {
   int64_t weights = co * spec.channels_in * spec.kernel * spec.kernel;
   if (way_of(spec) == Way::kColumns) weights = Columns::kTransform + co * Columns(spec).group_floats;
   if (way_of(spec) == Way::kTiles) weights = tiles_packed_floats(spec, kGroup);
+  if (way_of(spec) == Way::kPoints && spec.bf16) weights = matrix_floats(co, spec.channels_in);
   return static_cast<size_t>(header_floats() + round_up(co, 16) + weights) * sizeof(float);
 }
 
@@ -101,6 +122,13 @@ void pack(const Spec& spec, void* packed) {
       for (int64_t i = 0; i < co * taps; ++i) to[i] = w[i];
       break;
     case Way::kPoints:
+#if defined(FASTSR_BF16)
+      if (spec.bf16) {
+        pack_matrix(w, co, spec.channels_in, to);
+        break;
+      }
+#endif
+      [[fallthrough]];
     case Way::kDirect:
       for (int64_t o = 0; o < padded; ++o)
         for (int64_t t = 0; t < taps; ++t)
@@ -126,7 +154,8 @@ int64_t copy_floats(const Spec& spec, const Rect& out) {
 
 size_t scratch_bytes(const Spec& spec, const Rect& out) {
   int64_t floats = round_up(copy_floats(spec, out), 16);
-  if (way_of(spec) == Way::kPoints) floats += spec.channels_in * round_up(width(out), kPanel);
+  if (way_of(spec) == Way::kPoints)
+    floats += spec.bf16 ? points_bf16_floats(spec, out) : spec.channels_in * round_up(width(out), kPanel);
   if (way_of(spec) == Way::kColumns) floats += ColumnsRoom(spec, out, kGroup, kWide).total;
   if (way_of(spec) == Way::kTiles) floats += tiles_scratch_floats(spec, out);
   return static_cast<size_t>(floats) * sizeof(float);
@@ -144,6 +173,12 @@ void run_way(const Args& a, Act act) {
       Columns(*a.spec).rows == 4 ? columns<4>(a) : columns<6>(a);
       break;
     case Way::kPoints:
+#if defined(FASTSR_BF16)
+      if (a.spec->bf16) {
+        points_bf16(a, act);
+        break;
+      }
+#endif
       points(a, act);
       break;
     case Way::kDirect:
@@ -197,4 +232,5 @@ FASTSR_KERNEL(conv2d) = {"conv2d",
                          fastsr::work,
                          fastsr::blocks,
                          fastsr::streams,
-                         fastsr::way};
+                         fastsr::way,
+                         fastsr::bf16};

@@ -57,6 +57,10 @@ FASTSR_INLINE void finish(const Args& a, vf (&sum)[N][V], float* to, int64_t ste
       for (int v = 0; v < V; ++v) sum[i][v] = leaky(sum[i][v], slope);
   }
   if (residual && !a.spec->sum_inside) add_residual(sum, residual, residual_step, lines, n);
+  if (N == 1 && a.large && n >= V * kLanes && (reinterpret_cast<uintptr_t>(to) & (sizeof(vf) - 1)) == 0) {
+    for (int v = 0; v < V; ++v) store_past(to + v * kLanes, sum[0][v]);
+    return;
+  }
   if (lines >= N && n >= V * kLanes) {
     for (int i = 0; i < N; ++i)
       for (int v = 0; v < V; ++v) store(to + i * step + v * kLanes, sum[i][v]);

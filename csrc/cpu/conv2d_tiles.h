@@ -11,6 +11,7 @@
 #pragma once
 
 #include "core/kernel.h"
+#include "cpu/conv2d_bf16.h"
 #include "cpu/conv2d_parts.h"
 #include "cpu/simd.h"
 
@@ -32,8 +33,14 @@ FASTSR_INLINE int64_t tile_start(int64_t y, int64_t phase) {
 // maps of a band, and a chunk's products, in L2; for many only those of one point can stay there, and a longer band makes
 // more of the weights, 36 Ci Co numbers that come from L3.
 FASTSR_INLINE bool few_channels(const Spec& spec) { return spec.channels_in <= 96; }
-FASTSR_INLINE int64_t band_tiles(const Spec& spec) { return few_channels(spec) ? 48 : 192; }
-FASTSR_INLINE int64_t chunk_channels(const Spec& spec) { return min(spec.channels_out, few_channels(spec) ? 32 : 256); }
+FASTSR_INLINE int64_t band_tiles(const Spec& spec) {
+  return few_channels(spec) ? (spec.bf16 ? 64 : 48) : spec.bf16 ? 128 : 192;
+}
+FASTSR_INLINE int64_t chunk_channels(const Spec& spec) {
+  return min(round_up(spec.channels_out, spec.bf16 ? kOutputs : 1), few_channels(spec) ? 32 : 256);
+}
+// Rows of a point's transformed maps: channels, or pairs of them.
+FASTSR_INLINE int64_t rows_in(const Spec& spec) { return spec.bf16 ? pair_rows(spec.channels_in) : spec.channels_in; }
 
 // A band of tiles, and offsets, in floats, of what it has in scratch.
 struct Band {
@@ -47,12 +54,12 @@ struct Band {
     // A vector that begins at the last tile of a row ends beyond the last row. An odd number of cache lines to the next
     // channel, and one more to the next point, spreads them over the cache's sets.
     line = round_up(rows * columns + kLanes, 16) | 16;
-    point_in = spec.channels_in * line + 16;
+    point_in = rows_in(spec) * line + 16;
     point_out = chunk_channels(spec) * line + 16;
     made = Tiles::kPoints * point_in;
     lines = made + Tiles::kPoints * point_out;
     wide = round_up(Tiles::kSide * columns + 2, kLanes) + 4 * kLanes;
-    total = lines + (Tiles::kEdge * 2 + Tiles::kSide) * wide;
+    total = lines + (Tiles::kEdge * 3 + Tiles::kSide) * wide;
   }
 };
 
@@ -90,10 +97,12 @@ int64_t tiles_scratch_floats(const Spec& spec, const Rect& out) {
 
 // [Co][Ci][3][3] -> [points][Co / group][Ci][group]
 int64_t tiles_packed_floats(const Spec& spec, int64_t group) {
+  if (spec.bf16) return Tiles::kPoints * matrix_floats(spec.channels_out, spec.channels_in);
   return Tiles::kPoints * round_up(spec.channels_out, group) * spec.channels_in;
 }
 
-void pack_tiles(const Spec& spec, int64_t group, float* to) {
+// The kernel (o, i) at every point.
+void kernel_at_points(const Spec& spec, int64_t o, int64_t i, double* to) {
   constexpr double kA = Tiles::kA, kB = Tiles::kB;
   const double points[5] = {0, kA, -kA, kB, -kB};
   double g[Tiles::kEdge][3];
@@ -104,19 +113,34 @@ void pack_tiles(const Spec& spec, int64_t group, float* to) {
     for (int t = 0; t < 3; ++t) g[p][t] = (t == 0 ? 1 : t == 1 ? points[p] : points[p] * points[p]) / divisor;
   }
   for (int t = 0; t < 3; ++t) g[5][t] = t == 2;
-  const int64_t ci = spec.channels_in, co = round_up(spec.channels_out, group);
+  const float* w = spec.weights[0].data + (o * spec.channels_in + i) * 9;
+  for (int p = 0; p < Tiles::kEdge; ++p)
+    for (int q = 0; q < Tiles::kEdge; ++q) {
+      double sum = 0;
+      for (int t = 0; t < 3; ++t)
+        for (int u = 0; u < 3; ++u) sum += g[p][t] * g[q][u] * static_cast<double>(w[3 * t + u]);
+      to[p * Tiles::kEdge + q] = sum;
+    }
+}
+
+void pack_tiles(const Spec& spec, int64_t group, float* to) {
+  const int64_t ci = spec.channels_in, co = spec.channels_out;
   __builtin_memset(to, 0, static_cast<size_t>(tiles_packed_floats(spec, group)) * sizeof(float));
-  for (int64_t o = 0; o < spec.channels_out; ++o)
+  for (int64_t o = 0; o < co; ++o)
     for (int64_t i = 0; i < ci; ++i) {
-      const float* w = spec.weights[0].data + (o * ci + i) * 9;
-      for (int p = 0; p < Tiles::kEdge; ++p)
-        for (int q = 0; q < Tiles::kEdge; ++q) {
-          double sum = 0;
-          for (int t = 0; t < 3; ++t)
-            for (int u = 0; u < 3; ++u) sum += g[p][t] * g[q][u] * static_cast<double>(w[3 * t + u]);
-          to[(((p * Tiles::kEdge + q) * (co / group) + o / group) * ci + i) * group + o % group] =
-              static_cast<float>(sum);
+      double at_points[Tiles::kPoints];
+      kernel_at_points(spec, o, i, at_points);
+      for (int p = 0; p < Tiles::kPoints; ++p) {
+        const float value = static_cast<float>(at_points[p]);
+#if defined(FASTSR_BF16)
+        if (spec.bf16) {
+          uint16_t* halves = reinterpret_cast<uint16_t*>(to + p * matrix_floats(co, ci));
+          halves[weight_at(ci, o, i)] = to_bfloat16(value);
+          continue;
         }
+#endif
+        to[((p * (round_up(co, group) / group) + o / group) * ci + i) * group + o % group] = value;
+      }
     }
 }
 
@@ -156,42 +180,90 @@ FASTSR_INLINE const float* row_or_copy(const View& in, int64_t c, int64_t y, int
   return line;
 }
 
+// Six rows from row `r` of tiles of channel c, transformed down: to [6][wide].
+template <typename Act>
+FASTSR_INLINE void transform_down(const Args& a, const Band& room, int64_t c, int64_t r, Act act, float* copies,
+                                  float* to) {
+  const int64_t s = Tiles::kSide, n = s * room.columns + 2;
+  const float* rows[6];
+  for (int i = 0; i < 6; ++i)
+    rows[i] = row_or_copy(a.in[0], c, room.y + s * r - 1 + i, room.x - 1, n, copies + i * room.wide);
+  for (int64_t x = 0; x < n; x += kLanes) {
+    vf d[6], v[6];
+    FASTSR_UNROLL
+    for (int i = 0; i < 6; ++i) d[i] = act(load(rows[i] + x));
+    tile_in(d, v);
+    FASTSR_UNROLL
+    for (int i = 0; i < 6; ++i) store(to + i * room.wide + x, v[i]);
+  }
+}
+
+// A vector of tiles from a row that is transformed down.
+FASTSR_INLINE void transform_across(const float* from, vf (&v)[6]) {
+  vf d[6], next[4];
+  deinterleave4(from, d);
+  deinterleave4(from + 4, next);
+  d[4] = next[0];
+  d[5] = next[1];
+  tile_in(d, v);
+}
+
 template <typename Act>
 FASTSR_INLINE void transform_tiles(const Args& a, const Band& room, Act act) {
-  const View& in = a.in[0];
   float* const scratch = static_cast<float*>(a.scratch);
-  float* const made = scratch + room.lines;               // six rows, transformed down
-  float* const copies = made + Tiles::kEdge * room.wide;  // six rows, where they are not in the image
-  const int64_t s = Tiles::kSide, n = s * room.columns + 2;
+  float* const made = scratch + room.lines;
+  float* const copies = made + 2 * Tiles::kEdge * room.wide;  // of rows that are not in the image
   for (int64_t c = 0; c < a.spec->channels_in; ++c)
     for (int64_t r = 0; r < room.rows; ++r) {
-      const float* rows[6];
-      for (int i = 0; i < 6; ++i)
-        rows[i] = row_or_copy(in, c, room.y + s * r - 1 + i, room.x - 1, n, copies + i * room.wide);
-      for (int64_t x = 0; x < n; x += kLanes) {
-        vf d[6], v[6];
-        FASTSR_UNROLL
-        for (int i = 0; i < 6; ++i) d[i] = act(load(rows[i] + x));
-        tile_in(d, v);
-        FASTSR_UNROLL
-        for (int i = 0; i < 6; ++i) store(made + i * room.wide + x, v[i]);
-      }
+      transform_down(a, room, c, r, act, copies, made);
       float* to = scratch + c * room.line + r * room.columns;
-      for (int64_t t = 0; t < room.columns; t += kLanes) {
+      for (int64_t t = 0; t < room.columns; t += kLanes)
         for (int p = 0; p < 6; ++p) {
-          const float* from = made + p * room.wide + s * t;
-          vf d[6], v[6], next[4];
-          deinterleave4(from, d);
-          deinterleave4(from + 4, next);
-          d[4] = next[0];
-          d[5] = next[1];
-          tile_in(d, v);
+          vf v[6];
+          transform_across(made + p * room.wide + Tiles::kSide * t, v);
           FASTSR_UNROLL
           for (int q = 0; q < 6; ++q) store(to + (p * 6 + q) * room.point_in + t, v[q]);
         }
-      }
     }
 }
+
+#if defined(FASTSR_BF16)
+
+// As above, two channels to a row of pairs.
+template <typename Act>
+FASTSR_INLINE void transform_pairs(const Args& a, const Band& room, Act act) {
+  float* const scratch = static_cast<float*>(a.scratch);
+  float* const made = scratch + room.lines;
+  float* const odd = made + Tiles::kEdge * room.wide;
+  float* const copies = odd + Tiles::kEdge * room.wide;
+  const int64_t ci = a.spec->channels_in, tiles = round_up(room.rows * room.columns, kLanes);
+  for (int64_t k = 0; k < pair_rows(ci); ++k) {
+    if (2 * k >= ci) {  // padding
+      for (int p = 0; p < Tiles::kPoints; ++p)
+        for (int64_t t = 0; t < tiles; t += kLanes) store(scratch + p * room.point_in + k * room.line + t, set1(0.0f));
+      continue;
+    }
+    for (int64_t r = 0; r < room.rows; ++r) {
+      transform_down(a, room, 2 * k, r, act, copies, made);
+      if (2 * k + 1 < ci) {
+        transform_down(a, room, 2 * k + 1, r, act, copies, odd);
+      } else {
+        __builtin_memset(odd, 0, static_cast<size_t>(Tiles::kEdge * room.wide) * sizeof(float));
+      }
+      float* to = scratch + k * room.line + r * room.columns;
+      for (int64_t t = 0; t < room.columns; t += kLanes)
+        for (int p = 0; p < 6; ++p) {
+          vf v[6], w[6];
+          transform_across(made + p * room.wide + Tiles::kSide * t, v);
+          transform_across(odd + p * room.wide + Tiles::kSide * t, w);
+          FASTSR_UNROLL
+          for (int q = 0; q < 6; ++q) store(to + (p * 6 + q) * room.point_in + t, to_pairs(v[q], w[q]));
+        }
+    }
+  }
+}
+
+#endif
 
 // G channels and V vectors of tiles of one point. Weights come from L3: half as fast unless they are fetched ahead.
 template <int G, int V>
@@ -222,11 +294,11 @@ FASTSR_INLINE void tile_products(const float* w, const float* x, int64_t channel
 // Fetches, a little at a time while there is something else to do, the rows that the end of a chunk adds and writes: the
 // pieces of a band are too short for the hardware to see them coming.
 struct Ahead {
-  const View* views[2];  // the output, and the residual or null
+  const View* views[2];  // the output and the residual, or null
   int64_t c, y, y0, y1, x0, x1, pieces;
 
   Ahead(const Args& a, const Band& band, int64_t c0, int64_t count)
-      : views{&a.out, a.spec->inputs == 2 ? &a.in[1] : nullptr}, c(c0) {
+      : views{a.large ? nullptr : &a.out, a.spec->inputs == 2 ? &a.in[1] : nullptr}, c(c0) {
     const Rect& r = a.out.rect;
     y = y0 = max(r.y0, band.y);
     y1 = min(r.y1, band.y + Tiles::kSide * band.rows);
@@ -236,7 +308,8 @@ struct Ahead {
   }
   __attribute__((always_inline)) void fetch(int64_t n) {
     for (; n > 0 && pieces > 0; --n, --pieces) {
-      for (int64_t x = x0; x < x1; x += 16) __builtin_prefetch(at(*views[0], c, y, x), 1, 2);
+      if (views[0])
+        for (int64_t x = x0; x < x1; x += 16) __builtin_prefetch(at(*views[0], c, y, x), 1, 2);
       if (views[1])
         for (int64_t x = x0; x < x1; x += 16) __builtin_prefetch(at(*views[1], c, y, x), 0, 2);
       if (++y == y1) y = y0, ++c;
@@ -275,12 +348,39 @@ void multiply_tiles(const Args& a, const Band& room, const float* weights, int64
   }
 }
 
+#if defined(FASTSR_BF16)
+
+void multiply_pairs(const Args& a, const Band& room, const float* weights, int64_t c0, int64_t count) {
+  const Unit unit;
+  (void)unit;
+  float* const scratch = static_cast<float*>(a.scratch);
+  const int64_t ci = a.spec->channels_in, tiles = room.rows * room.columns;
+  Ahead ahead(a, room, c0, count);
+  const int64_t blocks = ((tiles + 31) / 32) * ((count + kOutputs - 1) / kOutputs);
+  const int64_t share = ahead.pieces / (Tiles::kPoints * blocks) + 1;
+  const int64_t matrix = matrix_floats(a.spec->channels_out, ci);
+  // The next point's weights come from L3 while this one's are used.
+  const int64_t lines = (round_up(count, kOutputs) * pair_rows(ci) / 16) / (blocks * pair_rows(ci) / 16) + 1;
+  const float* w = weights;
+  for (int p = 0; p < Tiles::kPoints; ++p, w += matrix) {
+    const float* next = w + matrix + c0 * pair_rows(ci);
+    for (int64_t t = 0; t < tiles; t += 2 * kLanes)
+      for (int64_t c = 0; c < count; c += kOutputs, next += lines * pair_rows(ci)) {
+        ahead.fetch(share);
+        bf16_products(w, ci, c0 + c, scratch + p * room.point_in + t, room.line, tiles - t <= kLanes,
+                      scratch + room.made + p * room.point_out + c * room.line + t, room.line, next, lines);
+      }
+  }
+}
+
+#endif
+
 // The output transform of a band's outputs [c0, c0 + count), channel by channel.
 void finish_tiles(const Args& a, const Band& room, const float* bias, int64_t c0, int64_t count) {
   const Rect& rect = a.out.rect;
   const int64_t left = max(rect.x0, room.x), right = min(rect.x1, room.x + Tiles::kSide * room.columns);
   float* const scratch = static_cast<float*>(a.scratch);
-  float* const lines = scratch + room.lines + 2 * Tiles::kEdge * room.wide;
+  float* const lines = scratch + room.lines + 3 * Tiles::kEdge * room.wide;
   for (int64_t c = 0; c < count; ++c)
     for (int64_t r = 0; r < room.rows; ++r) {
       const float* from = scratch + room.made + c * room.line + r * room.columns;
@@ -329,6 +429,17 @@ void tiles(const Args& a, Act act) {
       Band band(*a.spec, min(bands.band_rows, bands.rows - r), min(bands.band_columns, bands.columns - t));
       band.y = y0 + s * r;
       band.x = x0 + s * t;
+#if defined(FASTSR_BF16)
+      if (a.spec->bf16) {
+        transform_pairs(a, band, act);
+        for (int64_t c = 0; c < a.spec->channels_out; c += chunk) {
+          const int64_t count = min(chunk, a.spec->channels_out - c);
+          multiply_pairs(a, band, base + head->weights, c, count);
+          finish_tiles(a, band, base + head->bias, c, count);
+        }
+        continue;
+      }
+#endif
       transform_tiles(a, band, act);
       for (int64_t c = 0; c < a.spec->channels_out; c += chunk) {
         const int64_t count = min(chunk, a.spec->channels_out - c);
@@ -336,6 +447,7 @@ void tiles(const Args& a, Act act) {
         finish_tiles(a, band, base + head->bias, c, count);
       }
     }
+  if (a.large) fence_past();
 }
 
 }  // namespace

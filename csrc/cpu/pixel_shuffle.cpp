@@ -40,4 +40,5 @@ FASTSR_KERNEL(pixel_shuffle) = {"pixel_shuffle",
                                 fastsr::work,
                                 nullptr,
                                 nullptr,
+                                nullptr,
                                 nullptr};

@@ -102,4 +102,5 @@ FASTSR_KERNEL(resize_bicubic) = {"resize_bicubic",
                                  fastsr::work,
                                  nullptr,
                                  nullptr,
+                                 nullptr,
                                  nullptr};

@@ -50,4 +50,5 @@ FASTSR_KERNEL(scale_shift) = {"scale_shift",
                               fastsr::work,
                               nullptr,
                               nullptr,
+                              nullptr,
                               nullptr};

@@ -57,6 +57,9 @@ using vf = __m512;
 using mask = __mmask16;
 FASTSR_INLINE vf load(const float* p) { return _mm512_loadu_ps(p); }
 FASTSR_INLINE void store(float* p, vf v) { _mm512_storeu_ps(p, v); }
+// Past the caches; p is aligned. Others see it after fence_past.
+FASTSR_INLINE void store_past(float* p, vf v) { _mm512_stream_ps(p, v); }
+FASTSR_INLINE void fence_past() { _mm_sfence(); }
 FASTSR_INLINE vf set1(float v) { return _mm512_set1_ps(v); }
 // IEEE half floats as they lie in memory.
 FASTSR_INLINE vf load_half(const uint16_t* p) {
@@ -98,6 +101,25 @@ FASTSR_INLINE void interleave4(const vf* v, float* p) {
   store(p + 32, _mm512_permutex2var_ps(b, low, d));
   store(p + 48, _mm512_permutex2var_ps(b, high, d));
 }
+// p[2 i + k] = v[k][i]
+FASTSR_INLINE void interleave2(const vf* v, float* p) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  store(p, _mm512_permutex2var_ps(v[0], low, v[1]));
+  store(p + 16, _mm512_permutex2var_ps(v[0], high, v[1]));
+}
+// p[3 i + k] = v[k][i]: of each third first what v[0] and v[1] give, then v[2] in between
+FASTSR_INLINE void interleave3(const vf* v, float* p) {
+  const __m512i two0 = _mm512_setr_epi32(0, 16, 0, 1, 17, 0, 2, 18, 0, 3, 19, 0, 4, 20, 0, 5);
+  const __m512i two1 = _mm512_setr_epi32(21, 0, 6, 22, 0, 7, 23, 0, 8, 24, 0, 9, 25, 0, 10, 26);
+  const __m512i two2 = _mm512_setr_epi32(0, 11, 27, 0, 12, 28, 0, 13, 29, 0, 14, 30, 0, 15, 31, 0);
+  const __m512i all0 = _mm512_setr_epi32(0, 1, 16, 3, 4, 17, 6, 7, 18, 9, 10, 19, 12, 13, 20, 15);
+  const __m512i all1 = _mm512_setr_epi32(0, 21, 2, 3, 22, 5, 6, 23, 8, 9, 24, 11, 12, 25, 14, 15);
+  const __m512i all2 = _mm512_setr_epi32(26, 1, 2, 27, 4, 5, 28, 7, 8, 29, 10, 11, 30, 13, 14, 31);
+  store(p, _mm512_permutex2var_ps(_mm512_permutex2var_ps(v[0], two0, v[1]), all0, v[2]));
+  store(p + 16, _mm512_permutex2var_ps(_mm512_permutex2var_ps(v[0], two1, v[1]), all1, v[2]));
+  store(p + 32, _mm512_permutex2var_ps(_mm512_permutex2var_ps(v[0], two2, v[1]), all2, v[2]));
+}
 
 #elif defined(FASTSR_ISA_AVX2)
 
@@ -107,6 +129,8 @@ using vf = __m256;
 using mask = __m256i;
 FASTSR_INLINE vf load(const float* p) { return _mm256_loadu_ps(p); }
 FASTSR_INLINE void store(float* p, vf v) { _mm256_storeu_ps(p, v); }
+FASTSR_INLINE void store_past(float* p, vf v) { _mm256_stream_ps(p, v); }
+FASTSR_INLINE void fence_past() { _mm_sfence(); }
 FASTSR_INLINE vf set1(float v) { return _mm256_set1_ps(v); }
 FASTSR_INLINE vf load_half(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -136,6 +160,8 @@ typedef float vf_unaligned __attribute__((vector_size(16), aligned(4)));
 typedef int32_t mask __attribute__((vector_size(16)));
 FASTSR_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 FASTSR_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
+FASTSR_INLINE void store_past(float* p, vf v) { store(p, v); }
+FASTSR_INLINE void fence_past() {}
 FASTSR_INLINE vf set1(float v) { return vf{v, v, v, v}; }
 FASTSR_INLINE vf load_half(const uint16_t* p) { return vf{half(p[0]), half(p[1]), half(p[2]), half(p[3])}; }
 FASTSR_INLINE vf add(vf a, vf b) { return a + b; }
@@ -177,14 +203,26 @@ FASTSR_INLINE void deinterleave4(const float* p, vf* out) {
     for (int k = 0; k < 4; ++k) line[k][i] = p[4 * i + k];
   for (int k = 0; k < 4; ++k) out[k] = load(line[k]);
 }
-// p[4 i + k] = v[k][i]
-FASTSR_INLINE void interleave4(const vf* v, float* p) {
-  float line[4][kLanes];
-  for (int k = 0; k < 4; ++k) store(line[k], v[k]);
+template <int N>
+FASTSR_INLINE void interleave_lanes(const vf* v, float* p) {
+  float line[N][kLanes];
+  for (int k = 0; k < N; ++k) store(line[k], v[k]);
   for (int i = 0; i < kLanes; ++i)
-    for (int k = 0; k < 4; ++k) p[4 * i + k] = line[k][i];
+    for (int k = 0; k < N; ++k) p[N * i + k] = line[k][i];
 }
+// p[n i + k] = v[k][i]
+FASTSR_INLINE void interleave2(const vf* v, float* p) { interleave_lanes<2>(v, p); }
+FASTSR_INLINE void interleave3(const vf* v, float* p) { interleave_lanes<3>(v, p); }
+FASTSR_INLINE void interleave4(const vf* v, float* p) { interleave_lanes<4>(v, p); }
 #endif
+
+// p[N i + k] = v[k][i]
+template <int N>
+FASTSR_INLINE void interleave(const vf* v, float* p) {
+  if (N == 2) return interleave2(v, p);
+  if (N == 3) return interleave3(v, p);
+  interleave4(v, p);
+}
 
 FASTSR_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 FASTSR_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }

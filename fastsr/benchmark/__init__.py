@@ -27,6 +27,8 @@ AGREE = 1e-4
 """a peer computes the same thing if almost all its pixels are that near: anchors on near-ties may differ"""
 STRAY = (0.001, 0.05, 300)
 """share of pixels that may be farther; of small images 5 %, up to 300 pixels: two or three patches on a near-tie"""
+AGREE_HALF = 45.0
+"""in bf16: PSNR in dB, of a range of 1"""
 REST = 0.05  # seconds between two timings: a burst at full clock, not a throttled average
 
 
@@ -51,10 +53,15 @@ def photo(h: int, w: int, channels: int = 1, seed: int = 0) -> np.ndarray:  # [C
     return out
 
 
-def compare(out: np.ndarray, expected: np.ndarray, engine: str) -> None:
-    """Raise FastsrError unless `engine` computed what it is to be timed for (AGREE)."""
+def compare(out: np.ndarray, expected: np.ndarray, engine: str, precision: str = "fp32") -> None:
+    """Raise FastsrError unless `engine` computed what it is to be timed for (AGREE, in bf16 AGREE_HALF)."""
     if out.shape != expected.shape:
         raise FastsrError(f"engine '{engine}' gave shape {out.shape}, fastsr {expected.shape}: not timed")
+    if precision == "bf16":
+        error = float(np.square(out - expected, dtype=np.float64).mean())
+        if not error <= 10 ** (-AGREE_HALF / 10):
+            raise FastsrError(f"engine '{engine}' is {-10 * np.log10(error):.1f} dB from fastsr's fp32: not timed")
+        return
     far = int(out.size - (np.abs(out - expected) <= AGREE).sum())  # NaN is far
     if far > max(STRAY[0] * out.size, min(STRAY[1] * out.size, STRAY[2])):
         agreed = 100 * (1 - far / out.size)
@@ -85,10 +92,22 @@ def run(
     if w < 1 or h < 1 or repeats < 1 or not seconds >= 0:
         raise InputError(f"size {w}x{h}, repeats {repeats}, seconds {seconds}: all must be positive")
     names = list(dict.fromkeys(engines)) if engines else _engines.available()
+    if engines is None:
+        names = [name for name in names if precision == "fp32" or name in _engines.HALF]
     for name in names:
         _engines.check(name, precision)
     found = modelfile.read(catalog.locate(model))
-    report = measure(found.plan, found.weights, size, threads, names, repeats, seconds, strict=engines is not None)
+    report = measure(
+        found.plan,
+        found.weights,
+        size,
+        threads,
+        names,
+        repeats,
+        seconds,
+        strict=engines is not None,
+        precision=precision,
+    )
     report = {"model": found.name, "size": f"{w}x{h}", "precision": precision, **report}
     if plot is not None:
         _plot(report, Path(plot))
@@ -104,6 +123,7 @@ def measure(
     repeats: int,
     seconds: float,
     strict: bool = True,
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     """`run` for a plan; when not `strict`, an engine that cannot be prepared is skipped with its reason."""
     w, h = size
@@ -117,7 +137,7 @@ def measure(
         runs, skipped = {}, {}
         for name in names:
             try:
-                runs[name] = _ready(name, plan, weights, threads, x, expected)
+                runs[name] = _ready(name, plan, weights, threads, x, expected, precision)
             except DeviceError as e:
                 if strict:
                     raise
@@ -151,30 +171,40 @@ def measure(
 
 
 def _ready(
-    name: str, plan: Plan, weights: Mapping[str, np.ndarray], threads: int, x: np.ndarray, expected: np.ndarray
+    name: str,
+    plan: Plan,
+    weights: Mapping[str, np.ndarray],
+    threads: int,
+    x: np.ndarray,
+    expected: np.ndarray,
+    precision: str,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Prepare, warm up and check an engine."""
     try:
-        engine = _engines.prepare(name, plan, weights, threads)
+        engine = _engines.prepare(name, plan, weights, threads, precision)
         out = engine(x)
     except FastsrError:
         raise
     except Exception as e:  # torch.compile fails in its own ways where there is no C++ compiler
         raise DeviceError(f"engine '{name}' does not run here: {str(e).strip().splitlines()[0]}") from e
-    compare(out, expected, name)
+    compare(out, expected, name, precision)
     return engine
 
 
 def _take_turns(
     runs: Mapping[str, Callable[[np.ndarray], np.ndarray]], x: np.ndarray, repeats: int, seconds: float
 ) -> dict[str, list[float]]:
-    """Seconds of every run. Slow engines stop at their share of the time, but not before 3 runs (or `repeats`)."""
+    """Seconds of every run. Slow engines stop at their share of the time, but not before 3 runs (or `repeats`).
+
+    One that has used all of the time alone stops after 1 run.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats):
         active = [
             name
             for name, found in times.items()
-            if turn < min(3, repeats) or sum(found) + REST * len(found) < seconds / len(times)
+            if (turn < min(3, repeats) and (not found or sum(found) < seconds or not seconds))
+            or sum(found) + REST * len(found) < seconds / len(times)
         ]
         if not active:
             break

@@ -34,6 +34,8 @@ ENGINES = {
 """name -> what it is, in the order of the tables"""
 FOREIGN = ("onnxruntime", "openvino", "ncnn")
 """engines of foreign.py, which need the package of their name (the first two also onnx)"""
+HALF = ("fastsr", "torch", "torch-compile", "torch-best", "torch-best-compile", "openvino", "ncnn")
+"""engines that can run in bf16: torch by autocast, ncnn by storing bf16"""
 
 
 def _needs(name: str) -> tuple[str, ...]:
@@ -54,26 +56,33 @@ def check(name: str, precision: str) -> None:
         raise DeviceError(f"engine {name!r} is not one of {', '.join(ENGINES)}")
     if name not in available():
         raise DeviceError(f"engine '{name}' is not installed: pip install {' '.join(_needs(name))}")
-    if precision != "fp32":
-        raise DeviceError(f"precision {precision!r} is not available: engine '{name}' can be measured in fp32")
+    known = ("fp32", "bf16") if name in HALF else ("fp32",)
+    if precision not in known:
+        raise DeviceError(f"precision {precision!r} is not available: engine '{name}' can run in {', '.join(known)}")
 
 
-def prepare(name: str, plan: Plan, weights: Mapping[str, np.ndarray], threads: int | None = None) -> Run:
+def prepare(
+    name: str,
+    plan: Plan,
+    weights: Mapping[str, np.ndarray],
+    threads: int | None = None,
+    precision: str = "fp32",
+) -> Run:
     """The engine's function for a plan; threads of torch engines are set by the caller (`torch_threads`).
 
     >>> prepare("fastsr", model.plan, model.weights, threads=2)(x).shape
     """
     if name == "fastsr":
-        return executors.get("cpu").prepare(plan, weights, threads=threads).run
+        return executors.get("cpu").prepare(plan, weights, threads=threads, precision=precision).run
     if name in FOREIGN:
-        return foreign.prepare(name, plan, weights, threads or _core.default_threads())
+        return foreign.prepare(name, plan, weights, threads or _core.default_threads(), precision)
     missing = sorted({step.op for step in plan.steps} - set(OPS))
     if missing:
         raise DeviceError(f"engine '{name}' has no torch peer of {', '.join(missing)}")
-    return _prepare_torch(plan, weights, best="best" in name, compiled="compile" in name)
+    return _prepare_torch(plan, weights, best="best" in name, compiled="compile" in name, half=precision == "bf16")
 
 
-def _prepare_torch(plan: Plan, weights: Mapping[str, np.ndarray], best: bool, compiled: bool) -> Run:
+def _prepare_torch(plan: Plan, weights: Mapping[str, np.ndarray], best: bool, compiled: bool, half: bool) -> Run:
     import torch
 
     from fastsr.benchmark import best as best_torch
@@ -89,11 +98,11 @@ def _prepare_torch(plan: Plan, weights: Mapping[str, np.ndarray], best: bool, co
         stages = natural.stages(plan.steps, tensors, wrap)
 
     def run(x: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             values = {INPUT: torch.from_numpy(np.ascontiguousarray(x))[None]}
             for stage in stages:
                 stage(values)
-            out: np.ndarray = values[OUTPUT][0].numpy()
+            out: np.ndarray = values[OUTPUT][0].float().numpy()
         return out
 
     return run
@@ -106,7 +115,10 @@ def torch_threads(threads: int) -> Iterator[None]:
         yield
         return
     import torch
+    import torch._dynamo
 
+    # Every case is a recompilation of the same function: at torch's limit of 8 it would run eagerly.
+    torch._dynamo.config.recompile_limit = 1000
     before, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     logger = logging.getLogger("torch._inductor")
     level = logger.level

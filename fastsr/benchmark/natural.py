@@ -7,6 +7,7 @@ Python loop around it goes through `wrap`, which is torch.compile or nothing.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -39,31 +40,31 @@ def resize(
     return wide[..., r * scale : r * scale + h, r * scale : r * scale + w]
 
 
-def compute(step: Step, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
-    """A step by its op's formula."""
+def formula(step: Step, weights: Mapping[str, Tensor]) -> Callable[..., Tensor]:
+    """A step's function of its inputs. All that torch.compile cannot look through is done here."""
     if step.op == "resize_bicubic":
-        return resize(inputs[0], int(step.params["scale"]))
+        return functools.partial(resize, scale=int(step.params["scale"]))
     op = importlib.import_module(f"fastsr.ops.{step.op}")
     arrays = {role: weights[name] for role, name in step.weights.items()}
-    out: Tensor = op.reference(*inputs, **arrays, **step.params)
-    return out
+    return functools.partial(op.reference, **arrays, **step.params)
 
 
 def plain_stage(steps: Sequence[Step], weights: Mapping[str, Tensor], wrap: Wrap) -> Stage:
     """Consecutive steps as one function, so that torch.compile may fuse across them."""
     outs = [step.out for step in steps]
     ins = [v for v in dict.fromkeys(v for step in steps for v in step.inputs) if v not in outs]
+    calls = [(formula(step, weights), step.inputs, step.out) for step in steps]
 
     def forward(*given: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip(ins, given, strict=True))
-        for step in steps:
-            values[step.out] = compute(step, [values[name] for name in step.inputs], weights)
+        for function, inputs, out in calls:
+            values[out] = function(*[values[name] for name in inputs])
         return tuple(values[name] for name in outs)
 
-    function = wrap(forward)
+    whole = wrap(forward)
 
     def stage(values: Values) -> None:
-        values.update(zip(outs, function(*(values[name] for name in ins)), strict=True))
+        values.update(zip(outs, whole(*(values[name] for name in ins)), strict=True))
 
     return stage
 

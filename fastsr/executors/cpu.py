@@ -12,6 +12,9 @@ from fastsr import _core
 from fastsr.errors import DeviceError
 from fastsr.plan import Plan
 
+PRECISIONS = ("fp32", "bf16")
+"""bf16: products of bfloat16 summed in fp32 in the wide convolutions, the rest as in fp32"""
+
 
 class PreparedCpu:
     def __init__(self, session: _core.Session) -> None:
@@ -43,10 +46,17 @@ class CpuExecutor:
         memory_limit: int | None = None,
         precision: str = "fp32",
     ) -> PreparedCpu:
-        if precision != "fp32":
-            raise DeviceError(f"precision {precision!r} is not available on the CPU yet: use fp32")
+        if precision not in PRECISIONS:
+            raise DeviceError(f"precision {precision!r} is not available on the CPU: use {' or '.join(PRECISIONS)}")
         arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in weights.items()}
-        session = _core.Session(plan.to_dict(), arrays, threads=threads or 0, tile=tile, memory_limit=memory_limit or 0)
+        session = _core.Session(
+            plan.to_dict(),
+            arrays,
+            threads=threads or 0,
+            tile=tile,
+            memory_limit=memory_limit or 0,
+            bf16=precision == "bf16",
+        )
         return PreparedCpu(session)
 
 

@@ -104,7 +104,9 @@ def train(
         count += 1
         state.step += 1
         now = time.monotonic()
-        state.seconds, clock = state.seconds + now - clock, now
+        usual = state.seconds / state.step if state.step > 50 else math.inf
+        state.seconds += min(now - clock, 10 * usual + 1)  # a process that was stopped meanwhile has not learnt
+        clock = now
         if now - saved > schedule.check_seconds:
             if now - checked > 9 * looking:  # a tenth of the time at most goes into looking
                 _check(state, ema.module, validate, sum_ / count, schedule, progress)
