@@ -37,9 +37,11 @@ def machine() -> str:
     return f"{slug}-{_core.isa()}-{_core.default_threads()}"
 
 
-def measure_quality(data: Path) -> None:
-    """Evaluate every shipped model on every folder of `data`, and write the means into the model files."""
+def measure_quality(data: Path, only: str) -> None:
+    """Evaluate shipped models on every folder of `data`, and write the means into the model files."""
     for info in fastsr.models():
+        if not any(part in info.name for part in only.split(",")):
+            continue
         path = catalog.locate(info.name)
         results = evaluate(fastsr.load(info.name), data)
         psnr = {r["data"]: round(r["psnr_y"], 3) for r in sorted(results, key=lambda r: SETS.index(r["data"]))}
@@ -202,7 +204,7 @@ def main(
     """Measure, and write the tables of quality and speed into README.md."""
     path = results or RESULTS / f"{machine()}.json"
     if data:
-        measure_quality(data)
+        measure_quality(data, only)
     if do_measure:
         w, h = map(int, size.split("x"))
         measure(path, (w, h), seconds, engines.split(",") if engines else None, only)
