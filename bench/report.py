@@ -130,7 +130,7 @@ def speed(path: Path) -> str:
     m = data["machine"]
     threads = data["rows"][0]["threads"]
     note = (
-        f"{m['cpu']}, {m['isa']}, {threads} threads, fp32, FMA peak {peak:.0f} GFLOP/s; torch {m['torch']}, "
+        f"{m['cpu']}, {m['isa']}, {threads} threads, fp32 unless bf16, FMA peak {peak:.0f} GFLOP/s; torch {m['torch']}, "
         f"fastsr {m['fastsr']}, {m['date']}. Share of the peak counts the plan's own FLOPs (direct convolution, "
         "all atoms scored)."
     )
@@ -164,7 +164,7 @@ def plot(path: Path, target: Path) -> None:
     axes.grid(axis="x", which="major", alpha=0.3)
     m = data["machine"]
     axes.set_xlabel(
-        f"time of a peer / time of fastsr ({m['cpu']}, {m['isa']}, {data['rows'][0]['threads']} threads, fp32)"
+        f"time of a peer / time of fastsr ({m['cpu']}, {m['isa']}, {data['rows'][0]['threads']} threads, fp32 unless bf16)"
     )
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, 1.0), ncols=4, frameon=False)
     axes.set_ylim(-0.7, len(names) + 1.2)
