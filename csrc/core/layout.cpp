@@ -205,7 +205,7 @@ void Session::plan_tasks(const Segment& segment, Layout& layout) const {
           const bool even = area_h % height == 0 && area_w % width == 0 && count % threads_ == 0;
           const double share =
               static_cast<double>(std::min(height, area_h) * std::min(width, area_w)) * threads_ / area;
-          cost *= 1 + share * (even ? 0.1 : 0.3);
+          cost *= 1 + share * (even ? 0.2 : 0.8);
         }
         if (cost < best) {
           best = cost;
