@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 
 import pytest
-from conftest import FULL
 
 from fastsr.benchmark import ENGINES, cases
 
+FULL = os.environ.get("FASTSR_BENCH_FULL") == "1"
 SMALL = {"srcnn": (160, 90), "btsrn": (64, 36), "crnet_a": (24, 24), "crnet_b": (16, 16)}
 CASES = cases.networks()
 

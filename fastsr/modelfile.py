@@ -143,6 +143,10 @@ def update(path: str | Path, **changes: Mapping[str, Any]) -> None:
     _replace(path, len(text).to_bytes(8, "little") + text + bytes(data))
 
 
+FAR, NEAR = 1e-3, 2e-4
+"""distance from a tie in 8-bit levels: enough to look no further, and the least (8e-7 of the range)"""
+
+
 def golden_input(plan: Plan, seed: int) -> np.ndarray:
     """The seeded image [C, 8, 8] whose output's digest a model file carries."""
     rng = np.random.default_rng(seed)
@@ -175,12 +179,17 @@ def _golden(plan: Plan, weights: dict[str, np.ndarray]) -> dict[str, Any]:
 
     try:
         reference = executors.get("reference").prepare(plan, weights, precision="fp64")
+        best: tuple[float, int, str] = (0.0, 0, "")
         for seed in range(64):
             out = reference.run(golden_input(plan, seed))
             level = np.clip(out, 0, 1) * 255 + 0.5
-            # Away from every rounding tie, so that a right fp32 executor gives the same bytes.
-            if np.abs(level - np.round(level)).min() > 1e-3:
-                return {"seed": seed, "shape": list(GOLDEN_SHAPE), "sha256": digest(out)}
+            distance = float(np.abs(level - np.round(level)).min())
+            best = max(best, (distance, seed, digest(out)))
+            if distance > FAR:
+                break
+        # Away from every rounding tie, so that a right fp32 executor gives the same bytes.
+        if best[0] > NEAR:
+            return {"seed": best[1], "shape": list(GOLDEN_SHAPE), "sha256": best[2]}
     except ModuleNotFoundError:
         pass
     return {}
