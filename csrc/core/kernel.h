@@ -64,14 +64,14 @@ struct Kernel {
   // included: what the session compares tile sizes by. That inputs and output stay in L2 is the session's care.
   int64_t (*work)(const Spec&, const Rect& out);
   // The size of blocks; null: 1 x 1.
-  Blocks (*blocks)(const Spec&);
+  Blocks (*blocks)(const Spec&) = nullptr;
   // Whether in[0] is read once only, so that it need not stay in L2, and what lies outside of in[0].rect counts as zero,
   // so that no border need be made. Null: no.
-  bool (*streams)(const Spec&);
+  bool (*streams)(const Spec&) = nullptr;
   // Which of the kernel's ways a step takes, for people. Null: it has one.
-  const char* (*way)(const Spec&);
+  const char* (*way)(const Spec&) = nullptr;
   // Whether a step would be of bfloat16 products, if they are allowed (Spec::bf16 may be set). Null: no.
-  bool (*bf16)(const Spec&);
+  bool (*bf16)(const Spec&) = nullptr;
 };
 
 }  // namespace fastsr

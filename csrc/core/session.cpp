@@ -117,7 +117,7 @@ void Session::cut() {
     segments_.clear();
     std::vector<bool> plane(graph_.values.size(), false);
     Segment segment{0, 0, {}, 0, 1};
-    for (int i = 0; i < steps && !again; ++i) {
+    for (int i = 0; i < steps; ++i) {
       const int made = graph_.nodes[index(i)].out;
       const bool worth = wanted[index(made)] || worth_a_plane(segment.first, i);
       if (!worth && i + 1 < steps) continue;

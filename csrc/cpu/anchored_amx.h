@@ -6,12 +6,11 @@
 #include <immintrin.h>
 
 #include "core/kernel.h"
+#include "cpu/bf16.h"
 #include "cpu/simd.h"
 
 namespace fastsr {
 namespace {
-
-constexpr int kTile = 256;  // floats of a tile: 16 rows of 64 bytes
 
 // Offsets in floats; a tile holds 16 atoms x 32 features.
 struct CoarseSizes {
@@ -28,25 +27,7 @@ struct CoarseSizes {
   }
 };
 
-// Shapes the tile registers of this thread for as long as it lives.
-struct CoarseUnit {
-  CoarseUnit() {
-    struct alignas(64) {
-      uint8_t palette = 1, row = 0, reserved[14] = {};
-      uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } config;
-    _tile_loadconfig(&config);
-  }
-  ~CoarseUnit() { _tile_release(); }
-};
-
-// The nearest bfloat16, ties to even.
-uint16_t to_bfloat(float v) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &v, sizeof bits);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
+using CoarseUnit = TileUnit;
 
 float from_bfloat(uint16_t half) {
   const uint32_t bits = static_cast<uint32_t>(half) << 16;
@@ -62,7 +43,7 @@ CoarseHead pack_coarse(const CoarseSizes& z, const float* atoms, int64_t count, 
   for (int64_t a = 0; a < z.groups * 16; ++a) {
     for (int64_t k = 0; k < z.steps * 32; ++k) {
       const float d = a < count && k < z.n ? atoms[a * z.n + k] : 0.0f;
-      const uint16_t half = to_bfloat(d);
+      const uint16_t half = to_bfloat16(d);
       tiles[((a / 16 * z.steps + k / 32) * 16 + a % 16) * 32 + k % 32] = half;
       worst.add(static_cast<double>(d), static_cast<double>(from_bfloat(half)));
     }

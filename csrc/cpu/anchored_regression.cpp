@@ -446,14 +446,6 @@ void run(const Args& args) {
 }  // namespace
 }  // namespace fastsr
 
-FASTSR_KERNEL(anchored_regression) = {"anchored_regression",
-                                      FASTSR_STRING(FASTSR_ISA),
-                                      fastsr::packed_bytes,
-                                      fastsr::pack,
-                                      fastsr::scratch_bytes,
-                                      fastsr::run,
-                                      fastsr::work,
-                                      nullptr,
-                                      nullptr,
-                                      nullptr,
-                                      nullptr};
+FASTSR_KERNEL(anchored_regression) = {"anchored_regression", FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes,
+                                      fastsr::pack,          fastsr::scratch_bytes,     fastsr::run,
+                                      fastsr::work};

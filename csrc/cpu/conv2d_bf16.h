@@ -5,6 +5,7 @@
 #pragma once
 
 #include "core/kernel.h"
+#include "cpu/bf16.h"
 #include "cpu/conv2d_parts.h"
 #include "cpu/simd.h"
 
@@ -42,47 +43,27 @@ FASTSR_INLINE vf to_pairs(vf even, vf odd) {
       _mm512_permutexvar_epi16(order, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd, even))));
 }
 
-// The nearest bfloat16, ties to even.
-uint16_t to_bfloat16(float v) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &v, sizeof bits);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 #if defined(FASTSR_ISA_AMX)
-
-constexpr int64_t kTileFloats = 256;  // 16 rows of 64 bytes
 
 // Where the weight of output o and input k is, in uint16: [outputs / 16][inputs / 32][16 outputs][32 inputs].
 FASTSR_INLINE int64_t weight_at(int64_t inputs, int64_t o, int64_t k) {
   return ((o / 16 * (pair_rows(inputs) / 16) + k / 32) * 16 + o % 16) * 32 + k % 32;
 }
 
-// Shapes the tile registers of this thread for as long as it lives.
-struct Unit {
-  Unit() {
-    struct alignas(64) {
-      uint8_t palette = 1, row = 0, reserved[14] = {};
-      uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } config;
-    _tile_loadconfig(&config);
-  }
-  ~Unit() { _tile_release(); }
-};
+using Unit = TileUnit;
 
 // 32 outputs from `o` on, 32 columns: x [pair rows][line], to [32][step]. With `half`, 16 columns. Meanwhile `lines` cache
 // lines from `ahead` on are fetched into L2, for each 32 inputs.
 FASTSR_INLINE void bf16_products(const float* matrix, int64_t inputs, int64_t o, const float* x, int64_t line,
                                  bool half, float* to, int64_t step, const float* ahead, int64_t lines) {
   const int64_t steps = pair_rows(inputs) / 16;
-  const float* w = matrix + o / 16 * steps * kTileFloats;
-  const float* next = w + steps * kTileFloats;
+  const float* w = matrix + o / 16 * steps * kTile;
+  const float* next = w + steps * kTile;
   const int64_t stride = line * 4, out = step * 4;
   _tile_zero(0);
   _tile_zero(2);
   if (half) {
-    for (int64_t k = 0; k < steps; ++k, w += kTileFloats, next += kTileFloats, x += 16 * line) {
+    for (int64_t k = 0; k < steps; ++k, w += kTile, next += kTile, x += 16 * line) {
       for (int64_t i = 0; i < lines; ++i, ahead += 16) __builtin_prefetch(ahead, 0, 2);
       _tile_loadd(6, x, stride);
       _tile_loadd(4, w, 64);
@@ -93,7 +74,7 @@ FASTSR_INLINE void bf16_products(const float* matrix, int64_t inputs, int64_t o,
   } else {
     _tile_zero(1);
     _tile_zero(3);
-    for (int64_t k = 0; k < steps; ++k, w += kTileFloats, next += kTileFloats, x += 16 * line) {
+    for (int64_t k = 0; k < steps; ++k, w += kTile, next += kTile, x += 16 * line) {
       for (int64_t i = 0; i < lines; ++i, ahead += 16) __builtin_prefetch(ahead, 0, 2);
       _tile_loadd(4, w, 64);
       _tile_loadd(6, x, stride);

@@ -31,14 +31,6 @@ void run(const Args& a) {
 }  // namespace
 }  // namespace fastsr
 
-FASTSR_KERNEL(pixel_shuffle) = {"pixel_shuffle",
-                                FASTSR_STRING(FASTSR_ISA),
-                                fastsr::packed_bytes,
-                                fastsr::pack,
-                                fastsr::scratch_bytes,
-                                fastsr::run,
-                                fastsr::work,
-                                nullptr,
-                                nullptr,
-                                nullptr,
-                                nullptr};
+FASTSR_KERNEL(pixel_shuffle) = {"pixel_shuffle", FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes,
+                                fastsr::pack,    fastsr::scratch_bytes,     fastsr::run,
+                                fastsr::work};

@@ -93,14 +93,6 @@ void run(const Args& args) {
 }  // namespace
 }  // namespace fastsr
 
-FASTSR_KERNEL(resize_bicubic) = {"resize_bicubic",
-                                 FASTSR_STRING(FASTSR_ISA),
-                                 fastsr::packed_bytes,
-                                 fastsr::pack,
-                                 fastsr::scratch_bytes,
-                                 fastsr::run,
-                                 fastsr::work,
-                                 nullptr,
-                                 nullptr,
-                                 nullptr,
-                                 nullptr};
+FASTSR_KERNEL(resize_bicubic) = {"resize_bicubic", FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes,
+                                 fastsr::pack,     fastsr::scratch_bytes,     fastsr::run,
+                                 fastsr::work};

@@ -41,14 +41,6 @@ void run(const Args& a) {
 }  // namespace
 }  // namespace fastsr
 
-FASTSR_KERNEL(scale_shift) = {"scale_shift",
-                              FASTSR_STRING(FASTSR_ISA),
-                              fastsr::packed_bytes,
-                              fastsr::pack,
-                              fastsr::scratch_bytes,
-                              fastsr::run,
-                              fastsr::work,
-                              nullptr,
-                              nullptr,
-                              nullptr,
-                              nullptr};
+FASTSR_KERNEL(scale_shift) = {"scale_shift", FASTSR_STRING(FASTSR_ISA), fastsr::packed_bytes,
+                              fastsr::pack,  fastsr::scratch_bytes,     fastsr::run,
+                              fastsr::work};
