@@ -6,7 +6,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,26 @@ def train(
         _check(state, ema.module, validate, sum_ / count, schedule, progress)
         _save(checkpoint, model, ema, optimizer, state)
     return ema.module, state
+
+
+def averaged(checkpoint: Path) -> dict[str, Tensor]:
+    """The averaged tensors of a checkpoint that `train` wrote. Raises what torch.load raises on another file."""
+    saved: dict[str, Tensor] = torch.load(checkpoint, weights_only=True)["ema"]
+    return {name.removeprefix("module."): value for name, value in saved.items()}
+
+
+def account(command: str, seed: int, paths: Sequence[Path], state: State, **more: Any) -> dict[str, Any]:
+    """What a model file says of its training: how many images of which folders, for how long, how far; and `more`."""
+    return {
+        "command": f"fastsr train {command}",
+        "seed": seed,
+        "data": dict(Counter(p.parent.name for p in paths)),
+        **more,
+        "steps": state.step,
+        "minutes": round(state.seconds / 60, 1),
+        "validation": round(state.psnr, 3),
+        "torch": torch.__version__,
+    }
 
 
 def _check(

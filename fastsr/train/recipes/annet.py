@@ -18,7 +18,6 @@ Tried and left out: regressors from all 907 images (x3: Set5 -0.01 dB, validatio
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from fastsr.errors import InputError
 from fastsr.families.annet import FEATURES, ANNet, Integration
 from fastsr.train import crops, regressors
 from fastsr.train import data as images
-from fastsr.train.loop import Schedule, train
+from fastsr.train.loop import Schedule, account, averaged, train
 
 STEPS = {(5, 3): 30_000, (9, 5, 5, 3): 20_000}
 
@@ -91,18 +90,15 @@ def main(
         progress=progress,
     )
     model.integration.load_state_dict(trained.state_dict())
-    recipe = {
-        "command": "fastsr train annet",
-        "seed": seed,
-        "data": dict(Counter(p.parent.name for p in paths)),
-        "anchored_layer": f"{len(_dictionary_images(paths))} images, up to {limit} samples, 2048 neighbours, ridge 0.1",
-        "started_as": "5-3, trained" if grown else "the combination",
-        "steps": state.step,
-        "crops_per_step": crops.PART * crops.PARTS,
-        "minutes": round(state.seconds / 60, 1),
-        "validation": round(state.psnr, 3),
-        "torch": torch.__version__,
-    }
+    recipe = account(
+        "annet",
+        seed,
+        paths,
+        state,
+        anchored_layer=f"{len(_dictionary_images(paths))} images, up to {limit} samples, 2048 neighbours, ridge 0.1",
+        started_as="5-3, trained" if grown else "the combination",
+        crops_per_step=crops.PART * crops.PARTS,
+    )
     return _write(Path(out or f"{name}.safetensors"), model, name, recipe, progress)
 
 
@@ -113,7 +109,7 @@ def _grow(net: Integration, checkpoint: Path) -> bool:
     """
     if not checkpoint.exists():
         return False
-    shallow = {k.removeprefix("module."): v for k, v in torch.load(checkpoint, weights_only=True)["ema"].items()}
+    shallow = averaged(checkpoint)
     first, *between, last = net.layers
     k, maps = first.kernel_size[0], first.out_channels
     if k < 5 or shallow["convs.0.weight"].shape[0] != maps or last.kernel_size[0] != 3:

@@ -7,7 +7,6 @@ costs), Adam on a cosine instead of decay by 0.6, averaged weights (EMA), and wh
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from fastsr.errors import InputError, ModelError
 from fastsr.families.btsrn import BTSRN
 from fastsr.train import data as images
 from fastsr.train import patches
-from fastsr.train.loop import Schedule, train
+from fastsr.train.loop import Schedule, account, averaged, train
 
 STEPS = 300_000
 CROPS, SIZE = 2, 72  # a step; side of a crop of the HR image
@@ -78,18 +77,15 @@ def main(
     model.load_state_dict(trained.state_dict())
     plan, arrays = model.lower()
     target = Path(out or f"{name}.safetensors")
-    recipe = {
-        "command": "fastsr train btsrn",
-        "seed": seed,
-        "data": dict(Counter(p.parent.name for p in paths)),
-        "started_as": f"{taken} tensors of {Path(start).name}" if start else "bicubic",
-        "steps": state.step,
-        "crops_per_step": CROPS,
-        "crop": SIZE,
-        "minutes": round(state.seconds / 60, 1),
-        "validation": round(state.psnr, 3),
-        "torch": torch.__version__,
-    }
+    recipe = account(
+        "btsrn",
+        seed,
+        paths,
+        state,
+        started_as=f"{taken} tensors of {Path(start).name}" if start else "bicubic",
+        crops_per_step=CROPS,
+        crop=SIZE,
+    )
     about = {"name": name, "arch": "btsrn", "licence": "Apache-2.0"}
     modelfile.write(target, plan, arrays, config=model.config, recipe=recipe, psnr={}, **about)
     progress(f"wrote {target}")
@@ -99,11 +95,10 @@ def main(
 def take_over(model: nn.Module, start: str | Path) -> int:
     """Copy the averaged tensors of a checkpoint that the module has too. Returns how many."""
     try:
-        saved = torch.load(start, weights_only=True)["ema"]
+        saved = averaged(Path(start))
     except Exception as e:  # torch.load raises what it likes on a broken file
         raise ModelError(f"{start}: not a checkpoint of a training ({type(e).__name__})") from e
     own = model.state_dict()
-    saved = {k.removeprefix("module."): v for k, v in saved.items()}
     same = {k: v for k, v in saved.items() if k in own and own[k].shape == v.shape}
     model.load_state_dict(own | same)
     return len(same)

@@ -7,7 +7,6 @@ crops a step, averaged weights (EMA). A smaller network is one of other `config`
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from fastsr import modelfile
 from fastsr.families.crnet import CRNetA, CRNetB
 from fastsr.train import data as images
 from fastsr.train import patches
-from fastsr.train.loop import Schedule, train
+from fastsr.train.loop import Schedule, account, train
 
 SCALES = (2, 3, 4)
 STEPS = {"a": 400_000, "b": 800_000}
@@ -80,18 +79,15 @@ def main(
         resume=resume,
         progress=progress,
     )
-    recipe = {
-        "command": f"fastsr train crnet_{kind}",
-        "seed": seed,
-        "data": dict(Counter(p.parent.name for p in paths)),
-        "started_as": "bicubic" if kind == "a" else "random",
-        "steps": state.step,
-        "crops_per_step": CROPS[kind],
-        "crop": SIZE[kind],
-        "minutes": round(state.seconds / 60, 1),
-        "validation": round(state.psnr, 3),
-        "torch": torch.__version__,
-    }
+    recipe = account(
+        f"crnet_{kind}",
+        seed,
+        paths,
+        state,
+        started_as="bicubic" if kind == "a" else "random",
+        crops_per_step=CROPS[kind],
+        crop=SIZE[kind],
+    )
     made = []
     for scale in SCALES:
         one = type(model)(**model.config | {"scale": scale})

@@ -7,7 +7,6 @@ crops are flipped and turned, images weighted by the inverse of their bicubic er
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from fastsr.errors import InputError
 from fastsr.families.srcnn import SRCNN
 from fastsr.train import crops
 from fastsr.train import data as images
-from fastsr.train.loop import Schedule, train
+from fastsr.train.loop import Schedule, account, train
 
 STEPS = 200_000
 CROPS = 2  # a step: 915 x2 after 3 minutes gave 30.76 dB on validation, with 8 crops 30.55, with 16 30.4
@@ -76,17 +75,14 @@ def main(
     model.load_state_dict(trained.state_dict())
     plan, arrays = model.lower()
     target = Path(out or f"{name}.safetensors")
-    recipe = {
-        "command": "fastsr train srcnn",
-        "seed": seed,
-        "data": dict(Counter(p.parent.name for p in paths)),
-        "started_as": "bicubic",
-        "steps": state.step,
-        "crops_per_step": CROPS,
-        "minutes": round(state.seconds / 60, 1),
-        "validation": round(state.psnr, 3),
-        "torch": torch.__version__,
-    }
+    recipe = account(
+        "srcnn",
+        seed,
+        paths,
+        state,
+        started_as="bicubic",
+        crops_per_step=CROPS,
+    )
     modelfile.write(
         target,
         plan,
