@@ -253,11 +253,12 @@ Session::Layout Session::layout(int64_t h, int64_t w, int64_t tile_h, int64_t ti
   return layout;
 }
 
-int64_t Session::memory(int64_t h, int64_t w) const {
-  const Layout l = choose(h, w);
-  int64_t bytes = static_cast<int64_t>(l.planes_bytes) + threads_ * static_cast<int64_t>(aligned(l.scratch_bytes));
-  for (const Packed& packed : packed_) bytes += static_cast<int64_t>(packed.bytes);
-  return bytes;
+int64_t Session::memory(int64_t h, int64_t w) const { return static_cast<int64_t>(bytes(choose(h, w))); }
+
+size_t Session::bytes(const Layout& l) const {
+  size_t sum = l.planes_bytes + static_cast<size_t>(threads_) * aligned(l.scratch_bytes);
+  for (const Packed& packed : packed_) sum += packed.bytes;
+  return sum;
 }
 
 Extent Session::tile(int64_t h, int64_t w) const {
@@ -270,11 +271,6 @@ Session::Layout Session::choose(int64_t h, int64_t w) const {
   if (h > kMaxPixels / w / (graph_.scale * graph_.scale))
     fail(Status::kLimit, "an output of ", w * graph_.scale, "x", h * graph_.scale,
          " pixels is above the limit of 2^31");
-  size_t fixed = 0;
-  for (const Packed& packed : packed_) fixed += packed.bytes;
-  const auto bytes = [&](const Layout& l) {
-    return fixed + l.planes_bytes + static_cast<size_t>(threads_) * aligned(l.scratch_bytes);
-  };
   const bool limited = options_.memory_limit > 0;
   const auto fits = [&](const Layout& l) {
     return limited ? bytes(l) <= static_cast<size_t>(options_.memory_limit) : l.planes_bytes <= kPlanesBytes;

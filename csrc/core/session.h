@@ -72,6 +72,7 @@ class Session {
   Extent slack(int first, int last) const;
   Layout layout(int64_t h, int64_t w, int64_t tile_h, int64_t tile_w) const;
   Layout choose(int64_t h, int64_t w) const;
+  size_t bytes(const Layout& layout) const;
   void plan_tasks(const Segment& segment, Layout& layout) const;
   double work_of_band(const Segment& segment, int64_t rows, int64_t columns, bool first) const;
   int64_t cached_bytes(const Segment& segment, int64_t rows, int64_t columns) const;

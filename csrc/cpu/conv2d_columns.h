@@ -97,12 +97,6 @@ struct ColumnsRoom {
   }
 };
 
-// The first row of the blocks of `rows` that cover a tile.
-FASTSR_INLINE int64_t first_block(const Spec& spec, int64_t rows, int64_t y) {
-  const int64_t from = y - spec.blocks.y;
-  return (from >= 0 ? from / rows : -((rows - 1 - from) / rows)) * rows + spec.blocks.y;
-}
-
 // Transforms the rows that the block of output rows from y reads.
 void transform_input(const Args& a, const ColumnsRoom& room, const float* transform, int64_t y, float* to) {
   const Columns z(*a.spec);
@@ -204,7 +198,7 @@ void columns(const Args& a) {
   const ColumnsRoom room(*a.spec, a.out.rect, kGroup, kWide);
   float* transformed = static_cast<float*>(a.scratch);
   const Rect& r = a.out.rect;
-  for (int64_t y = first_block(*a.spec, M, r.y0); y < r.y1; y += M) {
+  for (int64_t y = block_start(r.y0, M, a.spec->blocks.y); y < r.y1; y += M) {
     transform_input(a, room, base + head->weights, y, transformed);
     for (int64_t c = 0; c < a.spec->channels_out; c += kGroup) {
       const float* w = base + head->weights + Columns::kTransform + c * z.group_floats;

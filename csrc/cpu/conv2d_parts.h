@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/kernel.h"
+#include "cpu/activations.h"
 #include "cpu/simd.h"
 
 namespace fastsr {
@@ -21,18 +22,11 @@ struct Packed {
 
 int64_t header_floats() { return 16; }
 
-FASTSR_INLINE vf leaky(vf v, vf slope) { return select(greater(v, set1(0.0f)), v, mul(v, slope)); }
-
-struct Same {
-  __attribute__((always_inline)) vf operator()(vf v) const { return v; }
-};
-struct Relu {
-  __attribute__((always_inline)) vf operator()(vf v) const { return max(v, set1(0.0f)); }
-};
-struct Leaky {
-  vf slope;
-  __attribute__((always_inline)) vf operator()(vf v) const { return leaky(v, slope); }
-};
+// The first row or column of the block of `size` that y lies in, when blocks begin at multiples of it plus `phase`.
+FASTSR_INLINE int64_t block_start(int64_t y, int64_t size, int64_t phase) {
+  const int64_t from = y - phase;
+  return (from >= 0 ? from / size : -((size - 1 - from) / size)) * size + phase;
+}
 
 template <int N, int V>
 FASTSR_INLINE void add_residual(vf (&sum)[N][V], const float* residual, int64_t step, int64_t lines, int64_t n) {

@@ -23,12 +23,6 @@ struct Tiles {
   static constexpr double kA = 0.75, kB = 1.5;
 };
 
-// The first pixel of the tile that pixel y lies in, when tiles begin at multiples of 4 plus `phase`.
-FASTSR_INLINE int64_t tile_start(int64_t y, int64_t phase) {
-  const int64_t s = Tiles::kSide, from = y - phase;
-  return (from >= 0 ? from / s : -((s - 1 - from) / s)) * s + phase;
-}
-
 // A task's tiles are done band by band, and a band's outputs chunk by chunk. For few channels that keeps the transformed
 // maps of a band, and a chunk's products, in L2; for many only those of one point can stay there, and a longer band makes
 // more of the weights, 36 Ci Co numbers that come from L3.
@@ -77,8 +71,8 @@ struct Bands {
   }
   static Bands of(const Spec& spec, const Rect& out) {
     const int64_t s = Tiles::kSide;
-    return Bands(spec, (out.y1 - tile_start(out.y0, spec.blocks.y) + s - 1) / s,
-                 (out.x1 - tile_start(out.x0, spec.blocks.x) + s - 1) / s);
+    return Bands(spec, (out.y1 - block_start(out.y0, s, spec.blocks.y) + s - 1) / s,
+                 (out.x1 - block_start(out.x0, s, spec.blocks.x) + s - 1) / s);
   }
 };
 
@@ -420,8 +414,8 @@ void tiles(const Args& a, Act act) {
   const Packed* head = static_cast<const Packed*>(a.packed);
   const float* base = static_cast<const float*>(a.packed);
   const Rect& rect = a.out.rect;
-  const int64_t s = Tiles::kSide, y0 = tile_start(rect.y0, a.spec->blocks.y),
-                x0 = tile_start(rect.x0, a.spec->blocks.x);
+  const int64_t s = Tiles::kSide, y0 = block_start(rect.y0, s, a.spec->blocks.y),
+                x0 = block_start(rect.x0, s, a.spec->blocks.x);
   const Bands bands = Bands::of(*a.spec, rect);
   const int64_t chunk = chunk_channels(*a.spec);
   for (int64_t r = 0; r < bands.rows; r += bands.band_rows)

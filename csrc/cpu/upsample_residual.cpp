@@ -4,6 +4,7 @@
 // work                one LR row and output phase i: G channels x s phases j x 2 vectors in registers, then interleaved
 // cost                reads C h w, writes C h w s^2; 2 C^2 flops per output pixel
 #include "core/kernel.h"
+#include "cpu/activations.h"
 #include "cpu/simd.h"
 
 namespace fastsr {
@@ -121,15 +122,13 @@ void all(const Args& a, Act activate) {
 
 template <int S>
 void active(const Args& a) {
-  const vf slope = set1(a.spec->slope);
   switch (a.spec->input_activation) {
     case Activation::kNone:
-      return all<S>(a, [](vf v) __attribute__((always_inline)) { return v; });
+      return all<S>(a, Same{});
     case Activation::kRelu:
-      return all<S>(a, [](vf v) __attribute__((always_inline)) { return max(v, set1(0.0f)); });
+      return all<S>(a, Relu{});
     case Activation::kLeakyRelu:
-      return all<S>(
-          a, [slope](vf v) __attribute__((always_inline)) { return select(greater(v, set1(0.0f)), v, mul(v, slope)); });
+      return all<S>(a, Leaky{set1(a.spec->slope)});
   }
 }
 
