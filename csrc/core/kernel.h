@@ -35,6 +35,9 @@ struct Spec {
   Activation activation, input_activation;  // conv2d: of the sum, of what is read
   bool sum_inside;                          // conv2d: the residual is added before the activation
   bool bf16;                                // set by the session: products of bfloat16, summed in fp32
+  // Set by the session: values kept as pairs of bfloat16. Row k of such a view has channel 2 k in the low half of a lane
+  // and 2 k + 1 in the high half (0 where there is none): half as many channels of floats for everyone but kernels.
+  bool pairs_in, pairs_residual, pairs_out;
   float slope;
   TensorRef weights[3];  // conv2d: w, b (data may be null); anchored_regression: filters, atoms, projections
 };
@@ -72,6 +75,8 @@ struct Kernel {
   const char* (*way)(const Spec&) = nullptr;
   // Whether a step would be of bfloat16 products, if they are allowed (Spec::bf16 may be set). Null: no.
   bool (*bf16)(const Spec&) = nullptr;
+  // Whether a step, of bfloat16 products, takes and makes values as pairs where the session says so. Null: no.
+  bool (*pairs)(const Spec&) = nullptr;
 };
 
 }  // namespace fastsr

@@ -310,7 +310,7 @@ std::vector<StepReport> Session::explain(int64_t h, int64_t w) const {
     StepReport report{graph_.ops[index(node.step)],
                       graph_.values[index(node.out)].name,
                       std::string("cpu/") + kernel.isa + (kernel.way ? std::string("/") + kernel.way(node.spec) : ""),
-                      e,
+                      {node.spec.channels_out, e.height, e.width},  // a value of pairs has half as many rows
                       0,
                       node.rule->flops(node.spec, area),
                       0,

@@ -65,6 +65,7 @@ class Session {
   struct Context;  // the memory of one run
   struct Frame;    // what one run passes down
 
+  void pair();
   void cut();
   bool worth_a_plane(int first, int step) const;
   void block();

@@ -22,12 +22,12 @@ constexpr int64_t kFew = 3;
 
 // How much faster products of bfloat16 are, about.
 #if defined(FASTSR_ISA_AMX)
-constexpr int64_t kFaster = 5;
+constexpr int64_t kFaster = 5, kFasterTaps = 13;
 #else
-constexpr int64_t kFaster = 2;
+constexpr int64_t kFaster = 2, kFasterTaps = 2;
 #endif
 
-enum class Way { kFew, kDirect, kPoints, kColumns, kTiles };
+enum class Way { kFew, kDirect, kPoints, kTaps, kColumns, kTiles };
 
 // Multiply-adds, or what takes as long, of a rectangle done in one way.
 int64_t work_of(const Spec& spec, Way way, int64_t h, int64_t w) {
@@ -48,6 +48,8 @@ int64_t work_of(const Spec& spec, Way way, int64_t h, int64_t w) {
     const int64_t operations = co * (z.group_floats + 6 * z.rows + 4) + z.parts * ci * kPoints * kPoints;
     return operations * blocks * round_up(w, kLanes);
   }
+  if (way == Way::kTaps)
+    return (co * ci * spec.kernel * spec.kernel / kFasterTaps + 4 * (ci + co)) * h * round_up(w, kLanes);
   if (way == Way::kPoints && spec.bf16) return (co * ci / kFaster + 16 * (ci + co)) * h * round_up(w, kLanes);
   return (way == Way::kFew ? spec.channels_out : co) * ci * spec.kernel * spec.kernel * h * round_up(w, kLanes);
 }
@@ -55,11 +57,12 @@ int64_t work_of(const Spec& spec, Way way, int64_t h, int64_t w) {
 Way way_of(const Spec& placed) {
   Spec spec = placed;
   spec.blocks = Blocks{};  // the same before and after the session places them
+  if (spec.kernel == 1 && (spec.channels_out > kFew || spec.bf16)) return Way::kPoints;
   if (spec.channels_out <= kFew) return Way::kFew;
-  if (spec.kernel == 1) return Way::kPoints;
   Way best = Way::kDirect;
   if (by_columns(spec)) best = Way::kColumns;
   constexpr int64_t kSide = 96;
+  if (spec.bf16 && spec.border == Border::kZero && spec.channels_in >= 16) best = Way::kTaps;
   if (spec.kernel == 3 && spec.border == Border::kZero &&
       work_of(spec, Way::kTiles, kSide, kSide) < work_of(spec, best, kSide, kSide))
     best = Way::kTiles;
@@ -71,13 +74,17 @@ bool bf16(const Spec& given) {
   Spec spec = given;
   spec.bf16 = true;
   const Way way = way_of(spec);
-  return spec.channels_in >= 16 && (way == Way::kTiles || way == Way::kPoints);
+  return spec.channels_in >= 16 && (way == Way::kTiles || way == Way::kTaps || way == Way::kPoints);
 }
+
+bool pairs(const Spec& spec) { return spec.bf16 && (way_of(spec) == Way::kPoints || way_of(spec) == Way::kTaps); }
 
 const char* way(const Spec& spec) {
   switch (way_of(spec)) {
     case Way::kTiles:
       return spec.bf16 ? "winograd4x4 bf16" : "winograd4x4";
+    case Way::kTaps:
+      return "direct bf16";
     case Way::kPoints:
       return spec.bf16 ? "direct bf16" : "direct";
     case Way::kColumns:
@@ -88,7 +95,10 @@ const char* way(const Spec& spec) {
 }
 
 // Whether the kernel applies the activation of its input as it reads it; else a copy is made.
-bool activates(const Spec& spec) { return way_of(spec) == Way::kTiles || way_of(spec) == Way::kPoints; }
+bool activates(const Spec& spec) {
+  const Way way = way_of(spec);
+  return way == Way::kTiles || way == Way::kPoints || way == Way::kTaps;
+}
 
 size_t packed_bytes(const Spec& spec) {
   const int64_t co = round_up(spec.channels_out, kGroup);
@@ -96,6 +106,8 @@ size_t packed_bytes(const Spec& spec) {
   if (way_of(spec) == Way::kColumns) weights = Columns::kTransform + co * Columns(spec).group_floats;
   if (way_of(spec) == Way::kTiles) weights = tiles_packed_floats(spec, kGroup);
   if (way_of(spec) == Way::kPoints && spec.bf16) weights = matrix_floats(co, spec.channels_in);
+  if (way_of(spec) == Way::kTaps)
+    weights = matrix_floats(co, spec.kernel * spec.kernel * round_up(spec.channels_in, kInputs));
   return static_cast<size_t>(header_floats() + round_up(co, 16) + weights) * sizeof(float);
 }
 
@@ -122,9 +134,10 @@ void pack(const Spec& spec, void* packed) {
       for (int64_t i = 0; i < co * taps; ++i) to[i] = w[i];
       break;
     case Way::kPoints:
+    case Way::kTaps:
 #if defined(FASTSR_BF16)
       if (spec.bf16) {
-        pack_matrix(w, co, spec.channels_in, to);
+        pack_matrix(w, co, spec.channels_in, spec.kernel * spec.kernel, to);
         break;
       }
 #endif
@@ -156,6 +169,7 @@ size_t scratch_bytes(const Spec& spec, const Rect& out) {
   int64_t floats = round_up(copy_floats(spec, out), 16);
   if (way_of(spec) == Way::kPoints)
     floats += spec.bf16 ? points_bf16_floats(spec, out) : spec.channels_in * round_up(width(out), kPanel);
+  if (way_of(spec) == Way::kTaps) floats += taps_bf16_floats(spec, out);
   if (way_of(spec) == Way::kColumns) floats += ColumnsRoom(spec, out, kGroup, kWide).total;
   if (way_of(spec) == Way::kTiles) floats += tiles_scratch_floats(spec, out);
   return static_cast<size_t>(floats) * sizeof(float);
@@ -171,6 +185,11 @@ void run_way(const Args& a, Act act) {
       break;
     case Way::kColumns:
       Columns(*a.spec).rows == 4 ? columns<4>(a) : columns<6>(a);
+      break;
+    case Way::kTaps:
+#if defined(FASTSR_BF16)
+      taps_bf16(a, act);
+#endif
       break;
     case Way::kPoints:
 #if defined(FASTSR_BF16)
@@ -233,4 +252,5 @@ FASTSR_KERNEL(conv2d) = {"conv2d",
                          fastsr::blocks,
                          fastsr::streams,
                          fastsr::way,
-                         fastsr::bf16};
+                         fastsr::bf16,
+                         fastsr::pairs};

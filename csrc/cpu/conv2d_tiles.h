@@ -11,7 +11,7 @@
 #pragma once
 
 #include "core/kernel.h"
-#include "cpu/conv2d_bf16.h"
+#include "cpu/bf16.h"
 #include "cpu/conv2d_parts.h"
 #include "cpu/simd.h"
 
@@ -128,8 +128,7 @@ void pack_tiles(const Spec& spec, int64_t group, float* to) {
         const float value = static_cast<float>(at_points[p]);
 #if defined(FASTSR_BF16)
         if (spec.bf16) {
-          uint16_t* halves = reinterpret_cast<uint16_t*>(to + p * matrix_floats(co, ci));
-          halves[weight_at(ci, o, i)] = to_bfloat16(value);
+          set_weight(to + p * matrix_floats(co, ci), ci, o, i, value);
           continue;
         }
 #endif
@@ -345,7 +344,7 @@ void multiply_tiles(const Args& a, const Band& room, const float* weights, int64
 #if defined(FASTSR_BF16)
 
 void multiply_pairs(const Args& a, const Band& room, const float* weights, int64_t c0, int64_t count) {
-  const Unit unit;
+  const TileUnit unit;
   (void)unit;
   float* const scratch = static_cast<float*>(a.scratch);
   const int64_t ci = a.spec->channels_in, tiles = room.rows * room.columns;
@@ -355,14 +354,17 @@ void multiply_pairs(const Args& a, const Band& room, const float* weights, int64
   const int64_t matrix = matrix_floats(a.spec->channels_out, ci);
   // The next point's weights come from L3 while this one's are used.
   const int64_t lines = (round_up(count, kOutputs) * pair_rows(ci) / 16) / (blocks * pair_rows(ci) / 16) + 1;
-  const float* w = weights;
+  const float *w = weights, *next = nullptr;
+  const auto fetch = [&] {
+    for (int64_t i = 0; i < lines; ++i, next += 16) __builtin_prefetch(next, 0, 2);
+  };
   for (int p = 0; p < Tiles::kPoints; ++p, w += matrix) {
-    const float* next = w + matrix + c0 * pair_rows(ci);
+    next = w + matrix + c0 * pair_rows(ci);
     for (int64_t t = 0; t < tiles; t += 2 * kLanes)
-      for (int64_t c = 0; c < count; c += kOutputs, next += lines * pair_rows(ci)) {
+      for (int64_t c = 0; c < count; c += kOutputs) {
         ahead.fetch(share);
-        bf16_products(w, ci, c0 + c, scratch + p * room.point_in + t, room.line, tiles - t <= kLanes,
-                      scratch + room.made + p * room.point_out + c * room.line + t, room.line, next, lines);
+        bf16_products(w, ci, c0 + c, {scratch + p * room.point_in + t, room.line}, tiles - t <= kLanes,
+                      scratch + room.made + p * room.point_out + c * room.line + t, room.line, fetch);
       }
   }
 }
