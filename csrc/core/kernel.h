@@ -7,6 +7,8 @@
 namespace fastsr {
 
 enum class Border : int { kZero = 0, kReplicate = 1, kSymmetric = 2 };
+// How a convolution is computed where there is a choice; kFastest: by the kernel's estimate.
+enum class Choice : int { kFastest, kDirect, kColumns, kTiles };
 enum class Activation : int { kNone = 0, kRelu = 1, kLeakyRelu = 2 };
 
 struct TensorRef {
@@ -38,6 +40,7 @@ struct Spec {
   // Set by the session: values kept as pairs of bfloat16. Row k of such a view has channel 2 k in the low half of a lane
   // and 2 k + 1 in the high half (0 where there is none): half as many channels of floats for everyone but kernels.
   bool pairs_in, pairs_residual, pairs_out;
+  Choice choice;                            // set by the session: for tests, which hold the estimate to the clock
   float slope;
   TensorRef weights[3];  // conv2d: w, b (data may be null); anchored_regression: filters, atoms, projections
 };

@@ -79,10 +79,14 @@ Session::Session(const Plan& plan, const Weights& weights, const Options& option
   if (options.memory_limit < 0) fail(Status::kBadInput, "memory_limit=", options.memory_limit, " is negative");
   if (options.bf16 && isa_ != "avx512bf16" && isa_ != "amx")
     fail(Status::kDevice, "precision 'bf16' needs a CPU with AVX-512-BF16 or AMX; this run has ", isa_);
+  const char* const ways[] = {"", "direct", "columns", "tiles"};
+  const auto way = std::find(std::begin(ways), std::end(ways), options.way);
+  if (way == std::end(ways)) fail(Status::kBadInput, "way='", options.way, "' is not one of direct, columns, tiles");
   threads_ = options.threads ? options.threads : default_threads();
   for (Node& node : graph_.nodes) {
     Packed packed;
     packed.kernel = &find_kernel(node.rule->op, isa_);
+    node.spec.choice = static_cast<Choice>(way - std::begin(ways));
     node.spec.bf16 = options.bf16 && packed.kernel->bf16 && packed.kernel->bf16(node.spec);
     for (size_t i = 0; i < packed_.size() && !packed.weights; ++i)
       if (same_weights(graph_.nodes[i].spec, node.spec) && packed_[i].kernel == packed.kernel) packed = packed_[i];

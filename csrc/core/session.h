@@ -25,6 +25,7 @@ struct Options {
   bool bf16 = false;         // products of bfloat16, summed in fp32, where that is faster; needs avx512bf16 or amx
   bool poison = false;       // tests: scratch and planes are NaN before every use
   unsigned shuffle = 0;      // tests: tasks run in an order drawn from this seed, 0: in order
+  std::string way;           // tests: "direct", "columns" or "tiles" for every convolution that can, "": the fastest
 };
 
 // What one step of the plan will do for an h x w input.

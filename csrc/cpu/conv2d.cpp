@@ -59,13 +59,16 @@ Way way_of(const Spec& placed) {
   spec.blocks = Blocks{};  // the same before and after the session places them
   if (spec.kernel == 1 && (spec.channels_out > kFew || spec.bf16)) return Way::kPoints;
   if (spec.channels_out <= kFew) return Way::kFew;
-  Way best = Way::kDirect;
-  if (by_columns(spec)) best = Way::kColumns;
-  constexpr int64_t kSide = 96;
-  if (spec.bf16 && spec.border == Border::kZero && spec.channels_in >= 16) best = Way::kTaps;
-  if (spec.kernel == 3 && spec.border == Border::kZero &&
-      work_of(spec, Way::kTiles, kSide, kSide) < work_of(spec, best, kSide, kSide))
-    best = Way::kTiles;
+  // The way with the least work among those there are, or the one that was asked for.
+  Way best = spec.bf16 && spec.border == Border::kZero && spec.channels_in >= 16 ? Way::kTaps : Way::kDirect;
+  const auto consider = [&](Way way, Choice choice) {
+    constexpr int64_t kSide = 96;
+    if (spec.choice == choice ||
+        (spec.choice == Choice::kFastest && work_of(spec, way, kSide, kSide) < work_of(spec, best, kSide, kSide)))
+      best = way;
+  };
+  if (by_columns(spec)) consider(Way::kColumns, Choice::kColumns);
+  if (spec.kernel == 3 && spec.border == Border::kZero) consider(Way::kTiles, Choice::kTiles);
   return best;
 }
 

@@ -55,7 +55,7 @@ fastsr::Weights to_weights(const std::map<std::string, Array>& arrays) {
 
 std::unique_ptr<fastsr::Session> make(const py::dict& plan, const std::map<std::string, Array>& weights, int threads,
                                       int64_t tile, int64_t memory_limit, const std::string& isa, bool poison,
-                                      unsigned shuffle, bool bf16) {
+                                      unsigned shuffle, bool bf16, const std::string& way) {
   fastsr::Options options;
   options.threads = threads;
   options.tile = tile;
@@ -64,6 +64,7 @@ std::unique_ptr<fastsr::Session> make(const py::dict& plan, const std::map<std::
   options.poison = poison;
   options.shuffle = shuffle;
   options.bf16 = bf16;
+  options.way = way;
   return std::make_unique<fastsr::Session>(to_plan(plan), to_weights(weights), options);
 }
 
@@ -107,7 +108,7 @@ void register_session(py::module_& m) {
   py::class_<fastsr::Session>(m, "Session")
       .def(py::init(&make), py::arg("plan"), py::arg("weights"), py::arg("threads") = 0, py::arg("tile") = 0,
            py::arg("memory_limit") = 0, py::arg("isa") = "", py::arg("poison") = false, py::arg("shuffle") = 0,
-           py::arg("bf16") = false)
+           py::arg("bf16") = false, py::arg("way") = "")
       .def("run", &run, py::arg("x"))
       .def("explain", &explain, py::arg("h"), py::arg("w"))
       .def("flops", &fastsr::Session::flops, py::arg("h"), py::arg("w"))
