@@ -40,7 +40,7 @@ struct Spec {
   // Set by the session: values kept as pairs of bfloat16. Row k of such a view has channel 2 k in the low half of a lane
   // and 2 k + 1 in the high half (0 where there is none): half as many channels of floats for everyone but kernels.
   bool pairs_in, pairs_residual, pairs_out;
-  Choice choice;                            // set by the session: for tests, which hold the estimate to the clock
+  Choice choice;  // set by the session: for tests, which hold the estimate to the clock
   float slope;
   TensorRef weights[3];  // conv2d: w, b (data may be null); anchored_regression: filters, atoms, projections
 };

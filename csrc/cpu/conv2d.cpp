@@ -80,7 +80,7 @@ bool bf16(const Spec& given) {
   return spec.channels_in >= 16 && (way == Way::kTiles || way == Way::kTaps || way == Way::kPoints);
 }
 
-bool pairs(const Spec& spec) { return spec.bf16 && (way_of(spec) == Way::kPoints || way_of(spec) == Way::kTaps); }
+bool pairs(const Spec& spec) { return spec.bf16; }
 
 const char* way(const Spec& spec) {
   switch (way_of(spec)) {
@@ -209,6 +209,7 @@ void run_way(const Args& a, Act act) {
     case Way::kFew:
       a.spec->kernel == 3 ? few<3>(a) : few<0>(a);
   }
+  if (a.large) fence_past();
 }
 
 // With the input's activation: as it is read, or from a copy at the scratch's beginning.

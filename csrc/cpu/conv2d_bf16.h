@@ -38,64 +38,71 @@ void pack_matrix(const float* w, int64_t outputs, int64_t inputs, int64_t taps, 
       for (int64_t t = 0; t < taps; ++t) set_weight(to, taps * each, o, t * each + k, w[(o * inputs + k) * taps + t]);
 }
 
-// 32 outputs from c on, of 32 pixels of row y from x on, that wait to be ended while others are multiplied: bias,
-// residual, activation, store. Two outputs at a time, which a value of pairs keeps in one lane.
+// Ends two outputs of n pixels, of which `both` says whether there is a second: residual, activation, store. A value of
+// pairs keeps the two in one lane.
+FASTSR_INLINE void add_residuals(const Args& a, vf (&sum)[2][2], bool both, const float* residual) {
+  for (int v = 0; v < 2; ++v) {
+    const float* p = residual + v * kLanes;
+    if (a.spec->pairs_residual) {
+      sum[0][v] = add(sum[0][v], even_of(load(p)));
+      sum[1][v] = add(sum[1][v], odd_of(load(p)));
+    } else {
+      sum[0][v] = add(sum[0][v], load(p));
+      if (both) sum[1][v] = add(sum[1][v], load(p + a.in[1].channel_stride));
+    }
+  }
+}
+
+FASTSR_INLINE void end_two(const Args& a, vf (&sum)[2][2], bool both, float* to, const float* residual, int64_t n) {
+  const Spec& spec = *a.spec;
+  if (residual && spec.sum_inside) add_residuals(a, sum, both, residual);
+  if (spec.activation != Activation::kNone) {
+    const vf slope = set1(spec.activation == Activation::kRelu ? 0.0f : spec.slope);
+    for (int i = 0; i < 2; ++i)
+      for (int v = 0; v < 2; ++v) sum[i][v] = leaky(sum[i][v], slope);
+  }
+  if (residual && !spec.sum_inside) add_residuals(a, sum, both, residual);
+  if (spec.pairs_out) {
+    write(a, to, to_pairs(sum[0][0], sum[1][0]), to_pairs(sum[0][1], sum[1][1]), n);
+  } else {
+    write(a, to, sum[0][0], sum[0][1], n);
+    if (both) write(a, to + a.out.channel_stride, sum[1][0], sum[1][1], n);
+  }
+}
+
+// Where outputs c and c + 1 go, and what is added to them.
+FASTSR_INLINE float* out_at(const Args& a, int64_t c, int64_t y, int64_t x) {
+  return at(a.out, a.spec->pairs_out ? c / 2 : c, y, x);
+}
+
+FASTSR_INLINE const float* residuals_at(const Args& a, int64_t c, int64_t y, int64_t x) {
+  return residual_at(a, a.spec->pairs_residual ? c / 2 : c, y, x);
+}
+
+// 32 outputs from c on, of 32 pixels of row y from x on, that wait to be ended while others are multiplied.
 struct Ending {
   const Args& a;
   const float* bias;
   int64_t share;  // outputs ended at a time, even
   const float* products = nullptr;
-  float* to = nullptr;
-  const float* residual = nullptr;
-  int64_t c = 0, end = 0, n = 0;
+  int64_t c = 0, end = 0, y = 0, x = 0;
 
   Ending(const Args& args, const float* biases, int64_t steps)
       : a(args), bias(biases), share(round_up((kOutputs + steps - 1) / steps, 2)) {}
 
-  __attribute__((always_inline)) void begin(const float* from, int64_t group, int64_t y, int64_t x) {
+  __attribute__((always_inline)) void begin(const float* from, int64_t group, int64_t row, int64_t column) {
     products = from;
     c = group;
     end = min(group + kOutputs, a.spec->channels_out);
-    n = a.out.rect.x1 - x;
-    to = at(a.out, a.spec->pairs_out ? c / 2 : c, y, x);
-    residual = residual_at(a, a.spec->pairs_residual ? c / 2 : c, y, x);
-  }
-  __attribute__((always_inline)) void add_residual(vf (&sum)[2][2], bool both) const {
-    for (int v = 0; v < 2; ++v) {
-      const float* p = residual + v * kLanes;
-      if (a.spec->pairs_residual) {
-        sum[0][v] = add(sum[0][v], even_of(load(p)));
-        sum[1][v] = add(sum[1][v], odd_of(load(p)));
-      } else {
-        sum[0][v] = add(sum[0][v], load(p));
-        if (both) sum[1][v] = add(sum[1][v], load(p + a.in[1].channel_stride));
-      }
-    }
+    y = row;
+    x = column;
   }
   __attribute__((always_inline)) void end_until(int64_t stop) {
-    const Spec& spec = *a.spec;
-    const bool inside = spec.sum_inside;
     for (; c < stop; c += 2, products += 2 * kPixels) {
-      const bool both = c + 1 < end;
       vf sum[2][2];
       for (int i = 0; i < 2; ++i)
         for (int v = 0; v < 2; ++v) sum[i][v] = add(load(products + i * kPixels + v * kLanes), set1(bias[c + i]));
-      if (residual && inside) add_residual(sum, both);
-      if (spec.activation != Activation::kNone) {
-        const vf slope = set1(spec.activation == Activation::kRelu ? 0.0f : spec.slope);
-        for (int i = 0; i < 2; ++i)
-          for (int v = 0; v < 2; ++v) sum[i][v] = leaky(sum[i][v], slope);
-      }
-      if (residual && !inside) add_residual(sum, both);
-      if (spec.pairs_out) {
-        write(a, to, to_pairs(sum[0][0], sum[1][0]), to_pairs(sum[0][1], sum[1][1]), n);
-        to += a.out.channel_stride;
-      } else {
-        write(a, to, sum[0][0], sum[0][1], n);
-        if (both) write(a, to + a.out.channel_stride, sum[1][0], sum[1][1], n);
-        to += 2 * a.out.channel_stride;
-      }
-      if (residual) residual += (spec.pairs_residual ? 1 : 2) * a.in[1].channel_stride;
+      end_two(a, sum, c + 1 < end, out_at(a, c, y, x), residuals_at(a, c, y, x), a.out.rect.x1 - x);
     }
   }
   __attribute__((always_inline)) void operator()() { end_until(min(end, c + share)); }

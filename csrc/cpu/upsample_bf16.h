@@ -129,6 +129,7 @@ void all_bf16(const Args& a, Act act, const float* bias, const float* matrix) {
         }
   }
   ending.rest();
+  if (a.large) fence_past();
 }
 
 #endif

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// conv2d_tiles.h in products of bfloat16: the same Winograd, whose transformed maps are rows of pairs of channels.
+#pragma once
+
+#include "core/kernel.h"
+#include "cpu/conv2d_bf16.h"
+#include "cpu/conv2d_parts.h"
+#include "cpu/conv2d_tiles_parts.h"
+#include "cpu/simd.h"
+
+namespace fastsr {
+namespace {
+
+#if defined(FASTSR_BF16)
+
+// Of channels 2 k and 2 k + 1, which lie in one row of pairs.
+template <typename Act>
+FASTSR_INLINE void transform_pair_down(const Args& a, const Band& room, int64_t k, int64_t r, Act act, float* copies,
+                                       float* even, float* odd) {
+  const int64_t s = Tiles::kSide, n = s * room.columns + 2;
+  const float* rows[6];
+  for (int i = 0; i < 6; ++i)
+    rows[i] = row_or_copy(a.in[0], k, room.y + s * r - 1 + i, room.x - 1, n, copies + i * room.wide);
+  for (int64_t x = 0; x < n; x += kLanes) {
+    vf d[6], e[6], v[6];
+    FASTSR_UNROLL
+    for (int i = 0; i < 6; ++i) {
+      const vf pairs = load(rows[i] + x);
+      d[i] = act(even_of(pairs));
+      e[i] = act(odd_of(pairs));
+    }
+    tile_in(d, v);
+    FASTSR_UNROLL
+    for (int i = 0; i < 6; ++i) store(even + i * room.wide + x, v[i]);
+    tile_in(e, v);
+    FASTSR_UNROLL
+    for (int i = 0; i < 6; ++i) store(odd + i * room.wide + x, v[i]);
+  }
+}
+
+// As transform_tiles, two channels to a row of pairs.
+template <typename Act>
+FASTSR_INLINE void transform_pairs(const Args& a, const Band& room, Act act) {
+  float* const scratch = static_cast<float*>(a.scratch);
+  float* const made = scratch + room.lines;
+  float* const odd = made + Tiles::kEdge * room.wide;
+  float* const copies = odd + Tiles::kEdge * room.wide;
+  const int64_t ci = a.spec->channels_in, tiles = round_up(room.rows * room.columns, kLanes);
+  for (int64_t k = 0; k < pair_rows(ci); ++k) {
+    if (2 * k >= ci) {  // padding
+      for (int p = 0; p < Tiles::kPoints; ++p)
+        for (int64_t t = 0; t < tiles; t += kLanes) store(scratch + p * room.point_in + k * room.line + t, set1(0.0f));
+      continue;
+    }
+    for (int64_t r = 0; r < room.rows; ++r) {
+      if (a.spec->pairs_in) {
+        transform_pair_down(a, room, k, r, act, copies, made, odd);
+      } else {
+        transform_down(a, room, 2 * k, r, act, copies, made);
+        if (2 * k + 1 < ci) {
+          transform_down(a, room, 2 * k + 1, r, act, copies, odd);
+        } else {
+          __builtin_memset(odd, 0, static_cast<size_t>(Tiles::kEdge * room.wide) * sizeof(float));
+        }
+      }
+      float* to = scratch + k * room.line + r * room.columns;
+      for (int64_t t = 0; t < room.columns; t += kLanes)
+        for (int p = 0; p < 6; ++p) {
+          vf v[6], w[6];
+          transform_across(made + p * room.wide + Tiles::kSide * t, v);
+          transform_across(odd + p * room.wide + Tiles::kSide * t, w);
+          FASTSR_UNROLL
+          for (int q = 0; q < 6; ++q) store(to + (p * 6 + q) * room.point_in + t, to_pairs(v[q], w[q]));
+        }
+    }
+  }
+}
+
+void multiply_pairs(const Args& a, const Band& room, const float* weights, int64_t c0, int64_t count) {
+  const TileUnit unit;
+  (void)unit;
+  float* const scratch = static_cast<float*>(a.scratch);
+  const int64_t ci = a.spec->channels_in, tiles = room.rows * room.columns;
+  Ahead ahead(a, room, c0, count);
+  const int64_t blocks = ((tiles + 31) / 32) * ((count + kOutputs - 1) / kOutputs);
+  const int64_t share = ahead.pieces / (Tiles::kPoints * blocks) + 1;
+  const int64_t matrix = matrix_floats(a.spec->channels_out, ci);
+  // The next point's weights come from L3 while this one's are used.
+  const int64_t lines = (round_up(count, kOutputs) * pair_rows(ci) / 16) / (blocks * pair_rows(ci) / 16) + 1;
+  const float *w = weights, *next = nullptr;
+  const auto fetch = [&] {
+    for (int64_t i = 0; i < lines; ++i, next += 16) __builtin_prefetch(next, 0, 2);
+  };
+  for (int p = 0; p < Tiles::kPoints; ++p, w += matrix) {
+    next = w + matrix + c0 * pair_rows(ci);
+    for (int64_t t = 0; t < tiles; t += 2 * kLanes)
+      for (int64_t c = 0; c < count; c += kOutputs) {
+        ahead.fetch(share);
+        bf16_products(w, ci, c0 + c, {scratch + p * room.point_in + t, room.line}, tiles - t <= kLanes,
+                      scratch + room.made + p * room.point_out + c * room.line + t, room.line, fetch);
+      }
+  }
+}
+
+// Ends a band's outputs [c0, c0 + count), two by two.
+void finish_pairs(const Args& a, const Band& room, const float* bias, int64_t c0, int64_t count) {
+  const Rect& rect = a.out.rect;
+  const int64_t left = max(rect.x0, room.x), right = min(rect.x1, room.x + Tiles::kSide * room.columns);
+  float* const lines = static_cast<float*>(a.scratch) + room.lines + 3 * Tiles::kEdge * room.wide;
+  const int64_t second = Tiles::kSide * room.wide;
+  for (int64_t c = 0; c < count; c += 2)
+    for (int64_t r = 0; r < room.rows; ++r) {
+      const bool both = c + 1 < count;
+      transform_out(a, room, c, r, lines);
+      if (both) transform_out(a, room, c + 1, r, lines + second);
+      for (int i = 0; i < 4; ++i) {
+        const int64_t y = room.y + 4 * r + i;
+        if (y < rect.y0 || y >= rect.y1) continue;
+        const float* line = lines + i * room.wide + (left - room.x);
+        for (int64_t x = left; x < right; x += 2 * kLanes, line += 2 * kLanes) {
+          vf sum[2][2];
+          for (int v = 0; v < 2; ++v) {
+            sum[0][v] = add(load(line + v * kLanes), set1(bias[c0 + c]));
+            sum[1][v] = both ? add(load(line + second + v * kLanes), set1(bias[c0 + c + 1])) : set1(0.0f);
+          }
+          end_two(a, sum, both, out_at(a, c0 + c, y, x), residuals_at(a, c0 + c, y, x), right - x);
+        }
+      }
+    }
+}
+
+#endif
+
+}  // namespace
+}  // namespace fastsr
