@@ -256,14 +256,13 @@ struct Anchored {
         if (lane % 4 == 0) anchors[(warp * kM + m) * 16 + lane / 4 + half * 8] = atom;
       }
     }
-    __syncthreads();
   }
 
   // Counting sort of the patches by atom. In which order patches of one atom come changes no result.
   __device__ __forceinline__ void sort_patches() {
     const int lane = lane_id(), warp = warp_id();
     for (int a = thread(); a < args.atom_count; a += kThreads) counts[a] = 0;
-    __syncthreads();
+    __syncthreads();  // also: all anchors are there
     for (int p = thread(); p < kPatches; p += kThreads) atomicAdd(counts + anchors[p], 1);
     __syncthreads();
     const int each = (args.atom_count + kThreads - 1) / kThreads;

@@ -29,6 +29,10 @@ ORDERS = {"forward": 0, "reverse": 1, "random": 2}
 GUARD = 4096  # bytes before and behind a tensor; 0xff is NaN in every type
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--emulation-flags", default="-O2", help="of g++, in a run of tests/cuda by itself")
+
+
 class EmulationError(RuntimeError):
     """What the emulator found wrong with a kernel."""
 
@@ -39,7 +43,7 @@ def folder() -> Path:
 
 
 @functools.cache
-def library(source: str, entry: str, options: tuple[str, ...], flags: tuple[str, ...] = ("-O2",)) -> Path:
+def library(source: str, entry: str, options: tuple[str, ...], flags: tuple[str, ...]) -> Path:
     """`source` as a shared library whose fastsr_emulate runs the kernel `entry`."""
     name = hashlib.sha256(repr((source, entry, options, flags)).encode()).hexdigest()[:16]
     file, path = folder() / f"{name}.cu", folder() / f"{name}.so"
@@ -99,18 +103,18 @@ class Guarded:
     def check(self) -> None:
         for memory, end in self.memory:
             begin = GUARD + -(memory.data_ptr() + GUARD) % 64
-            assert bool((memory[:begin] == 0xFF).all()), "a kernel wrote before the beginning of a tensor"
-            assert bool((memory[end:] == 0xFF).all()), "a kernel wrote behind the end of a tensor"
+            if not bool((memory[:begin] == 0xFF).all() and (memory[end:] == 0xFF).all()):
+                raise EmulationError("a kernel wrote beside a tensor")
 
 
 class Emulation:
     """A GPU in the place of kernels/cuda/runtime.py's, with few processors: a block takes several tiles."""
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, flags: str) -> None:
         self.patch = patch
         self.arch = "sm_80"
         self.order = "forward"
-        self.flags: tuple[str, ...] = ("-O2",)
+        self.flags = tuple(flags.split())
         self.change: Callable[[str], str] = lambda source: source
         patch.setattr(runtime, "device", self.device)
         patch.setattr(runtime, "load", self.load)
@@ -140,10 +144,20 @@ class Emulation:
 
 
 @pytest.fixture
-def emulation(monkeypatch: pytest.MonkeyPatch) -> Emulation:
+def emulation(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Emulation:
     if not shutil.which("g++"):
         pytest.skip("no g++ to build the emulation with")
-    return Emulation(monkeypatch)
+    return Emulation(monkeypatch, request.config.getoption("--emulation-flags", "-O2"))
+
+
+@pytest.fixture
+def emulate() -> Callable[..., None]:
+    """emulate(source, entry, threads, shared, order, arguments) runs one block of any kernel."""
+
+    def run(source: str, entry: str, threads: int, shared: int, order: str, arguments: Sequence[np.generic]) -> None:
+        call(library(source, entry, (), ("-O1",)), 1, threads, shared, order, arguments)
+
+    return run
 
 
 @pytest.fixture

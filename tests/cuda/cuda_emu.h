@@ -3,8 +3,9 @@
 //     g++ -x c++ -std=c++17 -DFASTSR_CUDA_EMU -include cuda_emu.h kernel.cu
 //
 // The threads of a block are fibers of one OS thread. A fiber runs until a barrier or a warp collective (a shuffle,
-// ldmatrix, mma) and resumes when the others are there, in forward, reverse or random order: code that lacks a barrier
-// then reads what is not written yet in one order at least. Further
+// ldmatrix, mma) and resumes when the others are there; a warp runs as far ahead of the others as barriers let it. Lanes
+// and warps go in forward, reverse or random order: code that lacks a barrier then reads what is not written yet, or
+// overwrites what is still read, in one order at least. Further
 //   - shared memory holds NaN (0xff) when a block begins and has guards behind it,
 //   - cp.async poisons its target at once and copies only at the wait for its group, so that a missing wait and a load
 //     into a slot that is still read both leave NaN,
@@ -27,6 +28,14 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+// A fiber that has ended leaves its last frames marked on its stack.
+#define FASTSR_EMU_FRESH(at, bytes) __asan_unpoison_memory_region(at, bytes)
+#else
+#define FASTSR_EMU_FRESH(at, bytes)
+#endif
 
 #define __global__
 #define __device__
@@ -134,39 +143,50 @@ __attribute__((no_sanitize("address"))) inline void wait_for(Wait what) {
   abort();
 }
 
-// Lets go the warps whose live lanes all wait for one collective. False if there is none.
-inline bool release_warps() {
-  bool released = false;
-  const size_t n = block->fibers.size();
-  for (size_t first = 0; first < n; first += 32) {
-    const size_t end = std::min(n, first + 32);
-    size_t live = 0, waiting = 0;
-    Wait what = kNothing;
-    bool mixed = false;
-    for (size_t i = first; i < end; ++i) {
-      const Fiber& f = block->fibers[i];
-      if (f.done) continue;
-      ++live;
-      if (f.wait <= kBlockBarrier) continue;
-      mixed |= what != kNothing && what != f.wait;
-      what = f.wait;
-      ++waiting;
-    }
-    if (!waiting || waiting != live) continue;
-    if (mixed) raise_fault("the lanes of a warp wait for different collectives");
-    if (live != 32 && what != kWarpBarrier) raise_fault("a collective without all lanes of the warp");
-    for (size_t i = first; i < end; ++i) block->fibers[i].wait = kNothing;
-    released = true;
+// Runs the lanes of a warp that wait for nothing, each up to its next wait, then lets go what all of them wait for.
+// False if no lane could run.
+inline bool step_warp(size_t warp) {
+  Block& b = *block;
+  const size_t first = warp * 32, lanes = std::min<size_t>(32, b.fibers.size() - first);
+  size_t order[32];
+  for (size_t i = 0; i < lanes; ++i) order[i] = first + (b.order == kReverse ? lanes - 1 - i : i);
+  if (b.order == kRandom) std::shuffle(order, order + lanes, b.random);
+  bool ran = false;
+  for (size_t i = 0; i < lanes; ++i) {
+    Fiber& f = b.fibers[order[i]];
+    if (f.done || f.wait != kNothing) continue;
+    fiber = &f;
+    fastsr_emu_switch(&b.scheduler, f.stack_pointer);
+    if (b.fault) raise_fault(std::string(b.fault) + " in thread " + std::to_string(order[i]));
+    ran = true;
   }
-  return released;
+  fiber = nullptr;
+  size_t live = 0, waiting = 0;
+  Wait what = kNothing;
+  for (size_t i = 0; i < lanes; ++i) {
+    const Fiber& f = b.fibers[first + i];
+    live += !f.done;
+    if (f.done || f.wait <= kBlockBarrier) continue;
+    if (what != kNothing && what != f.wait) raise_fault("the lanes of a warp wait for different collectives");
+    what = f.wait;
+    ++waiting;
+  }
+  if (waiting && waiting == live) {
+    if (live != 32 && what != kWarpBarrier) raise_fault("a collective without all lanes of the warp");
+    for (size_t i = 0; i < lanes; ++i) b.fibers[first + i].wait = kNothing;
+  }
+  return ran;
 }
 
+// A warp runs up to its next barrier of the block before another does, as far ahead as it may; in random order warps
+// take turns at every collective.
 inline void run_block() {
   Block& b = *block;
-  const size_t n = b.fibers.size();
+  const size_t n = b.fibers.size(), warps = (n + 31) / 32;
   for (Fiber& f : b.fibers) {
     f.done = false;
     f.wait = kNothing;
+    FASTSR_EMU_FRESH(f.stack, kStack);
     // What `ret` of the first switch pops: six registers and the entry; 16-byte alignment as after a call.
     void** top = reinterpret_cast<void**>(reinterpret_cast<uintptr_t>(f.stack + kStack) & ~uintptr_t(15));
     *--top = nullptr;
@@ -174,33 +194,28 @@ inline void run_block() {
     for (int i = 0; i < 6; ++i) *--top = nullptr;
     f.stack_pointer = top;
   }
-  std::vector<size_t> order(n);
-  for (size_t i = 0; i < n; ++i) order[i] = b.order == kReverse ? n - 1 - i : i;
+  std::vector<size_t> order(warps);
+  for (size_t i = 0; i < warps; ++i) order[i] = b.order == kReverse ? warps - 1 - i : i;
   for (;;) {
-    if (b.order == kRandom) std::shuffle(order.begin(), order.end(), b.random);
-    bool ran = false;
-    for (size_t i : order) {
-      Fiber& f = b.fibers[i];
-      if (f.done || f.wait != kNothing) continue;
-      fiber = &f;
-      fastsr_emu_switch(&b.scheduler, f.stack_pointer);
-      if (b.fault) raise_fault(std::string(b.fault) + " in thread " + std::to_string(i));
-      ran = true;
+    bool ran = true;
+    while (ran) {
+      ran = false;
+      if (b.order == kRandom) std::shuffle(order.begin(), order.end(), b.random);
+      for (size_t warp : order) {
+        bool stepped = step_warp(warp);
+        ran |= stepped;
+        while (stepped && b.order != kRandom) stepped = step_warp(warp);
+      }
     }
-    fiber = nullptr;
     size_t live = 0, at_barrier = 0;
     for (const Fiber& f : b.fibers) {
       live += !f.done;
       at_barrier += !f.done && f.wait == kBlockBarrier;
     }
     if (!live) return;
-    if (release_warps()) continue;
-    if (at_barrier == live) {
-      if (live != n) raise_fault("__syncthreads after a thread has ended");
-      for (Fiber& f : b.fibers) f.wait = kNothing;
-      continue;
-    }
-    if (!ran) raise_fault("deadlock: threads wait for different barriers");
+    if (at_barrier != live) raise_fault("deadlock: threads wait for different barriers");
+    if (live != n) raise_fault("__syncthreads after a thread has ended");
+    for (Fiber& f : b.fibers) f.wait = kNothing;
   }
 }
 
@@ -214,7 +229,10 @@ struct Stacks {
     at = static_cast<char*>(p);
   }
   Stacks(const Stacks&) = delete;
-  ~Stacks() { munmap(at, bytes); }
+  ~Stacks() {
+    FASTSR_EMU_FRESH(at, bytes);
+    munmap(at, bytes);
+  }
 };
 
 template <class Kernel, class... Args>

@@ -21,13 +21,13 @@ void unpack(dim3 grid, dim3 threads, size_t shared, emu::Order order, void (*ker
 // `args` as cuLaunchKernel has it: the address of each argument. Returns null, or what went wrong, until the next call.
 extern "C" const char* fastsr_emulate(unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned threads,
                                       size_t shared, int order, void** args) {
-  static thread_local std::string fault;
+  static thread_local std::string message;
   try {
     unpack({grid_x, grid_y, grid_z}, {threads, 1, 1}, shared, static_cast<emu::Order>(order), &FASTSR_ENTRY, args);
   } catch (const std::exception& e) {
     emu::fiber = nullptr;
-    fault = e.what();
-    return fault.c_str();
+    message = e.what();
+    return message.c_str();
   }
   return nullptr;
 }
