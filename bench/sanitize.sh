@@ -11,6 +11,6 @@ fi
 for tool in memcheck racecheck; do
   echo "== $tool"
   compute-sanitizer --tool "$tool" --error-exitcode 1 --target-processes all \
-    --kernel-regex kns=pconv_block --kernel-regex kns=cista --kernel-regex kns=anchored_regression \
+    --kernel-regex 'kns=(pconv_block|cista|anchored_regression)' \
     python -m pytest -q -m gpu tests/cuda "$@"
 done

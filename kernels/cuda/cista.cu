@@ -31,30 +31,25 @@ struct CistaArgs {
 template <class T, int kChunk, int kN, int kStages>
 struct Cista {
   static constexpr int kHaloBytes = kHaloPixels * kChunk * 2;
-  static constexpr int kHaloUnits = kHaloPixels * kChunk / 8;
   static constexpr int kSlot = kN * kChunk * 2;
   static constexpr int kShared = 2 * kHaloBytes + kStages * kSlot;
   // A halo comes in as many pieces as taps of the chunk before can bring it: the wait at a step is for the group that
   // was committed kStages - 1 steps earlier, so the last pieces must go with tap 10 - kStages.
   static constexpr int kPieces = 11 - kStages < 9 ? 11 - kStages : 9;
   static_assert(kStages >= 2 && kPieces >= 1, "stages");
-  static constexpr int kPiece = (kHaloUnits + kPieces - 1) / kPieces;
-
-  // A place in the sequence of (item, chunk).
-  struct Cursor {
-    int item, chunk;
-  };
+  static constexpr int kPiece = (kHaloUnits<kChunk> + kPieces - 1) / kPieces;
 
   CistaArgs args;
   Tiles tiles;
   int chunks, blocks, count;  // of input channels, of output channels, items of all images
   unsigned char* halos;
   unsigned char* slots;
-  Cursor weights;  // of the next weights to load, and their tap
-  int weights_tap;
-  int load_slot, slot;
-  Cursor halo;  // the chunk whose halo is being loaded
-  int load_halo_at, halo_at;
+  int slot, halo;  // that are read
+  // What is loaded next. Kept from step to step: a division in each would cost as much as a tenth of the mma.
+  int weights_item, weights_left, weights_slot;  // taps and chunks left of the item
+  const u16* weights;
+  int halo_item, halo_chunk, halo_place;
+  Origin halo_origin;
 
   __device__ __forceinline__ Cista(const CistaArgs& a, unsigned char* shared)
       : args(a),
@@ -64,42 +59,50 @@ struct Cista {
         count(a.images * tiles.down * tiles.across * blocks),
         halos(shared),
         slots(shared + 2 * kHaloBytes),
-        weights{static_cast<int>(blockIdx.x), 0},
-        weights_tap(0),
-        load_slot(0),
         slot(0),
-        halo(weights),
-        load_halo_at(0),
-        halo_at(0) {}
-
-  __device__ __forceinline__ void advance(Cursor& at) const {
-    if (++at.chunk == chunks) at.chunk = 0, at.item += static_cast<int>(gridDim.x);
+        halo(0),
+        weights_item(static_cast<int>(blockIdx.x)),
+        weights_slot(0),
+        halo_item(weights_item),
+        halo_chunk(0),
+        halo_place(0),
+        halo_origin(tiles, halo_item / blocks) {
+    begin_weights();
   }
 
-  __device__ __forceinline__ void load_piece(int begin, int end) const {
-    if (halo.item >= count) return;
-    const Origin at(tiles, halo.item / blocks);
-    load_halo<kChunk>(halos + load_halo_at * kHaloBytes, args.x, args.channels_in, halo.chunk * kChunk, tiles, at,
-                      begin, end);
-  }
-
-  __device__ __forceinline__ void finish_halo() {
-    load_halo_at ^= 1;
-    advance(halo);
+  __device__ __forceinline__ void begin_weights() {
+    weights_left = 9 * chunks;
+    weights = args.weights + static_cast<long long>(weights_item % blocks) * weights_left * (kN * kChunk);
   }
 
   // Begins the loads of the weights of the next step.
   __device__ __forceinline__ void load_tap() {
-    if (weights.item >= count) return;
-    const long long tap = (static_cast<long long>(weights.item % blocks) * chunks + weights.chunk) * 9 + weights_tap;
-    load_weights<kN, kChunk>(slots + load_slot * kSlot, args.weights + tap * kN * kChunk);
-    load_slot = load_slot + 1 == kStages ? 0 : load_slot + 1;
-    if (++weights_tap == 9) weights_tap = 0, advance(weights);
+    if (weights_item >= count) return;
+    load_weights<kN, kChunk>(slots + weights_slot * kSlot, weights);
+    weights += kN * kChunk;
+    weights_slot = weights_slot + 1 == kStages ? 0 : weights_slot + 1;
+    if (--weights_left == 0) weights_item += static_cast<int>(gridDim.x), begin_weights();
+  }
+
+  template <int kCount>
+  __device__ __forceinline__ void load_piece(int begin) const {
+    if (halo_item < count)
+      load_halo<kChunk, kCount>(halos + halo_place * kHaloBytes, args.x, args.channels_in, halo_chunk * kChunk, tiles,
+                                halo_origin, begin);
+  }
+
+  __device__ __forceinline__ void begin_halo() {
+    halo_place ^= 1;
+    if (++halo_chunk == chunks) {
+      halo_chunk = 0;
+      halo_item += static_cast<int>(gridDim.x);
+      halo_origin = Origin(tiles, halo_item / blocks);
+    }
   }
 
   __device__ __forceinline__ void run() {
-    load_piece(0, kHaloUnits);
-    finish_halo();
+    load_piece<kHaloUnits<kChunk>>(0);
+    begin_halo();
     for (int i = 0; i < kStages - 1; ++i) {
       load_tap();
       instr::cp_async_commit();
@@ -108,20 +111,20 @@ struct Cista {
       float sum[Share<kN>::kRows][Share<kN>::kColumns][4] = {};
 #pragma unroll 1
       for (int chunk = 0; chunk < chunks; ++chunk) {
-        const unsigned char* pixels = halos + halo_at * kHaloBytes;
+        const unsigned char* pixels = halos + halo * kHaloBytes;
 #pragma unroll 1
         for (int tap = 0; tap < 9; ++tap) {
           instr::cp_async_wait<kStages - 2>();
           // Also: all threads are done with the slot and, at tap 0, with the halo that are loaded next.
           __syncthreads();
           load_tap();
-          if (tap < kPieces) load_piece(tap * kPiece, min((tap + 1) * kPiece, kHaloUnits));
+          if (tap < kPieces) load_piece<kPiece>(tap * kPiece);
           instr::cp_async_commit();
           multiply_tap<T, kChunk, kN>(sum, pixels, tap, slots + slot * kSlot);
           slot = slot + 1 == kStages ? 0 : slot + 1;
         }
-        finish_halo();
-        halo_at ^= 1;
+        begin_halo();
+        halo ^= 1;
       }
       finish(sum, Origin(tiles, item / blocks), item % blocks * kN);
     }

@@ -48,33 +48,49 @@ struct Origin {
         x(index % tiles.across * kTile) {}
 };
 
-// Whether pixel `p` of the halo lies in the image, and which of its pixels it then is.
-__device__ __forceinline__ bool halo_pixel(const Tiles& tiles, const Origin& at, int p, long long* pixel) {
+// Whether pixel `p` of the halo lies in the image, and which of its pixels it then is. Launchers see to it that there are
+// fewer than 2^31.
+__device__ __forceinline__ bool halo_pixel(const Tiles& tiles, const Origin& at, int p, int* pixel) {
   const int y = at.y + p / kHalo - 1, x = at.x + p % kHalo - 1;
-  *pixel = (static_cast<long long>(at.image) * tiles.height + y) * tiles.width + x;
+  *pixel = (at.image * tiles.height + y) * tiles.width + x;
   return y >= 0 && y < tiles.height && x >= 0 && x < tiles.width;
 }
 
-// Begins to load units [begin, end) of the 324 x kChunk halo of channels [first, first + kChunk); pixels beyond the
-// image are 0.
-template <int kChunk>
-__device__ __forceinline__ void load_halo(unsigned char* to, const u16* x, int channels, int first, const Tiles& tiles,
-                                          const Origin& at, int begin, int end) {
-  constexpr int kUnits = kChunk / 8;
-  for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += kThreads) {
-    const int p = i / kUnits, unit = i % kUnits;
-    long long pixel;
-    const bool inside = halo_pixel(tiles, at, p, &pixel);
-    instr::cp_async_16(to + place<kUnits>(p, unit), inside ? x + pixel * channels + first + unit * 8 : x, inside);
+// Calls load(i) for this thread's share of 0 <= i < kCount. Unrolled: what does not change from one to the next is
+// computed once.
+template <int kCount, class Load>
+__device__ __forceinline__ void for_each_unit(const Load& load) {
+#pragma unroll
+  for (int i = 0; i < (kCount + kThreads - 1) / kThreads; ++i) {
+    const int unit = static_cast<int>(threadIdx.x) + i * kThreads;
+    if (kCount % kThreads == 0 || unit < kCount) load(unit);
   }
+}
+
+template <int kChunk>
+constexpr int kHaloUnits = kHaloPixels * kChunk / 8;
+
+// Begins to load units [begin, begin + kCount) of the 324 x kChunk halo of channels [first, first + kChunk); pixels
+// beyond the image are 0.
+template <int kChunk, int kCount>
+__device__ __forceinline__ void load_halo(unsigned char* to, const u16* x, int channels, int first, const Tiles& tiles,
+                                          const Origin& at, int begin) {
+  constexpr int kUnits = kChunk / 8;
+  for_each_unit<kCount>([&](int i) {
+    const int p = (begin + i) / kUnits, unit = (begin + i) % kUnits;
+    int pixel;
+    const bool inside = halo_pixel(tiles, at, p, &pixel);
+    const u16* from = inside ? x + static_cast<long long>(pixel) * channels + first + unit * 8 : x;
+    if (p < kHaloPixels) instr::cp_async_16(to + place<kUnits>(p, unit), from, inside);
+  });
 }
 
 // Begins to load kRows rows of kChunk weights that lie one after another.
 template <int kRows, int kChunk>
 __device__ __forceinline__ void load_weights(unsigned char* to, const u16* from) {
   constexpr int kUnits = kChunk / 8;
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * kUnits; i += kThreads)
-    instr::cp_async_16(to + place<kUnits>(i / kUnits, i % kUnits), from + i * 8, true);
+  for_each_unit<kRows * kUnits>(
+      [&](int i) { instr::cp_async_16(to + place<kUnits>(i / kUnits, i % kUnits), from + i * 8, true); });
 }
 
 struct Unchanged {
@@ -135,7 +151,7 @@ __device__ __forceinline__ void for_each_run(const float (&sum)[Share<kN>::kRows
     for (int half = 0; half < 2; ++half) {
       const int y = at.y + S::first_row() + m, x = at.x + lane / 4 + half * 8;
       if (y >= tiles.height || x >= tiles.width) continue;
-      const long long pixel = (static_cast<long long>(at.image) * tiles.height + y) * tiles.width + x;
+      const long long pixel = (at.image * tiles.height + y) * tiles.width + x;
 #pragma unroll
       for (int n = 0; n < S::kColumns; n += S::kGroup) {
         float values[S::kRun];

@@ -66,8 +66,7 @@ struct PConv {
     if (load_tile < count) {
       unsigned char* to = slots + load_slot * kSlot;
       if (load_step < kChunks) {
-        const Origin at(tiles, load_tile);
-        load_halo<kChunk>(to, args.x, kC, load_step * kChunk, tiles, at, 0, kHaloPixels * kChunk / 8);
+        load_halo<kChunk, kHaloUnits<kChunk>>(to, args.x, kC, load_step * kChunk, tiles, Origin(tiles, load_tile), 0);
         load_weights<kM, kChunk>(to + kChunkBytes, args.w1 + load_step * kM * kChunk);
       } else {
         load_weights<kC, kM>(to, args.w3 + (load_step - kChunks) * kC * kM);
@@ -119,7 +118,7 @@ struct PConv {
       for (int half = 0; half < 2; ++half) {
         const int p = (warp + m * kWarps) * 16 + lane / 4 + half * 8;
         if (p >= kHaloPixels) continue;
-        long long pixel;
+        int pixel;
         const bool inside = halo_pixel(tiles, at, p, &pixel);  // beyond the image t is 0, not act(b1)
 #pragma unroll
         for (int n = 0; n < kM / 8; n += kGroup) {

@@ -19,6 +19,9 @@ THREADS = 256
 LEAST = (8, 0)
 """compute capability: mma of half floats and cp.async"""
 
+MOST_PIXELS = 2**31
+"""of a batch"""
+
 Kernel = Callable[[int, "Sequence[np.generic]"], None]
 """kernel(blocks, arguments) launches on torch's current stream; block size and shared memory are its own"""
 
@@ -117,6 +120,8 @@ def check_input(name: str, t: Tensor, channels: int, dtype: torch.dtype, device:
         raise KernelError(
             f"{name} is {t.dtype} {list(t.shape)} on {t.device}, not {dtype} [N, {channels}, H, W] on {device}"
         )
+    if t.numel() // channels >= MOST_PIXELS:
+        raise KernelError(f"{name} is {list(t.shape)}: the kernels count pixels in 31 bits; run it in tiles")
 
 
 def type_name(dtype: torch.dtype) -> str:

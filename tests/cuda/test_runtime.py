@@ -106,3 +106,10 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install 'fastsr[gpu]'" in str(runtime.unavailable())
     with pytest.raises(KernelError, match=r"fastsr\[gpu\]"):
         runtime.load(INSTANCE, 2, runtime.Device(0, "sm_90", 1, 1))
+
+
+def test_an_input_of_too_many_pixels_is_refused() -> None:
+    x = torch.zeros(1, dtype=torch.float16).expand(2, 16, 1 << 15, 1 << 15)
+    with pytest.raises(KernelError, match="31 bits; run it in tiles"):
+        runtime.check_input("x", x, 16, torch.float16, torch.device("cpu"))
+    runtime.check_input("x", x[:1], 16, torch.float16, torch.device("cpu"))
