@@ -14,12 +14,13 @@
 //           the largest of f is 1 to 2; what is left out is at most 2^-22 |d| |f|. So a score is wrong by less than
 //           2^-19 |d| |f| and the rounding of its fp32 sum, which any fp32 search has too. The lowest index wins a tie:
 //           atoms come in rising order and only a larger score replaces the best.
-// cost      per patch 162 n1 + 6 x 32 A + 18 s^2 n1 flops: 4.9 k, 197 k (as mma), 4.9 k at s = 3; times 1.25 per pixel of
-//           x. HBM: x once, base and out: at s = 3 76 bytes a pixel of x in fp32. L2: 128 KB of atoms a tile, 425 B a
-//           pixel; one matrix (5.2 KB at s = 3, half floats) per tile and atom that occurs. Shared memory 87 KB, two
-//           blocks per SM on sm_90. Expected limit: the tensor cores in the search (0.4 ns a pixel of x at
-//           600 Tflop/s), with the comparison beside it (10 operations of a lane for 4 scores). Plain FFMA scores would
-//           need 1.2 ns at 60 Tflop/s. Not measured: no GPU was at hand.
+// cost      per patch 162 x 32 + 6 x 32 A + 18 s^2 x 32 flops: 5.2 k, 197 k (as mma) and 5.2 k at s = 3; times 1.25 per
+//           pixel of x. HBM: x, base and out once, 76 bytes a pixel of x at s = 3 in fp32. L2: 128 KB of atoms a tile,
+//           425 B a pixel; one matrix (5.2 KB at s = 3, half floats) per tile and atom that occurs: 245 atoms on 384
+//           patches of photographs (docs/performance.md), 4.1 KB a pixel. Shared memory 87 KB: two blocks per SM on
+//           sm_90. Expected limit: the matrices from L2 (0.7 ns a pixel of x at an assumed 5.5 TB/s), beside them the
+//           search on the tensor cores (0.4 ns at 600 Tflop/s; plain FFMA would need 1.3 ns at 60). Not measured: no GPU
+//           was at hand.
 //
 // Compiled once per instance: FASTSR_T (Fp32, Bf16 or Fp16: x, base, out), FASTSR_P (Fp16 or Fp32: projections),
 // FASTSR_SCALE, FASTSR_FILTER (F, odd).

@@ -6,11 +6,11 @@
 //           registers and then lies in shared memory. Nine steps bring one tap of W3 each, which all read that t.
 //           Steps follow each other through a ring of FASTSR_STAGES slots that cp.async fills, across tiles as well, so
 //           that the tensor cores wait for no load but the first.
-// cost      per pixel 2 (1.31 + 9) C M flops, of which 0.31 are the 1 x 1 made again on the ring (18^2 / 16^2, and 336
-//           rows of an mma for 324). For 128-64: 169 kflop a pixel. HBM: reads and writes 2 C bytes, 512 B a pixel; L2:
-//           324 B of x, again 256 B for the residual, and 640 B of weights. Shared memory 41.5 KB of t and 24.3 KB a
-//           slot: 138 KB with 4 slots, 89 KB with 2 (devices of 99 KB). Expected limit: mma.sync, 330 flop per byte of
-//           HBM. Not measured: no GPU was at hand.
+// cost      per pixel 2 (1.5 + 9) C M flops, of which 0.5 are the 1 x 1 made again on the ring (324 pixels for 256, as 24
+//           rows of mma, three a warp): 172 kflop at 128-64. HBM: reads and writes 2 C bytes, 512 B a pixel; L2: 324 B of
+//           x, again 256 B for the residual, and 640 B of weights. Shared memory 41.5 KB of t and 24.3 KB a slot: 138 KB
+//           with 4 slots, 89 KB with 2 (devices of 99 KB). Expected limit: mma.sync (336 flop per byte of HBM). Not
+//           measured: no GPU was at hand.
 //
 // Compiled once per instance: FASTSR_T (Bf16 or Fp16), FASTSR_C, FASTSR_M, FASTSR_STAGES.
 #include "conv_tile.cuh"

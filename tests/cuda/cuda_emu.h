@@ -16,14 +16,10 @@
 
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <random>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -52,9 +48,9 @@ namespace emu {
 
 enum Order { kForward, kReverse, kRandom };
 // What a fiber waits for. All live lanes of a warp must wait for the same collective.
-enum Wait { kNothing, kBlockBarrier, kWarpBarrier, kShuffle, kVote, kLdmatrix, kMma };
+enum Wait { kNothing, kBlockBarrier, kWarpBarrier, kShuffle, kLdmatrix, kMma };
 
-constexpr size_t kStack = 512 << 10;
+constexpr size_t kStack = 128 << 10;
 constexpr size_t kGuard = 1024;
 
 struct Copy {
@@ -84,13 +80,21 @@ struct Block {
   std::vector<Fiber> fibers;
   std::vector<Exchange> exchange;
   void* scheduler = nullptr;
-  const std::function<void()>* body = nullptr;
+  void (*body)(const void*) = nullptr;  // of a thread, and its arguments
+  const void* arguments = nullptr;
   dim3 index{}, threads{}, grid{};
   unsigned char* shared = nullptr;
   size_t shared_bytes = 0;
   Order order = kForward;
-  std::mt19937 random{1};
+  unsigned random = 1;
   const char* fault = nullptr;
+
+  void shuffle(size_t* items, size_t n) {
+    for (; n > 1; --n) {
+      random = random * 1664525u + 1013904223u;
+      std::swap(items[n - 1], items[(random >> 8) % n]);
+    }
+  }
 };
 
 inline thread_local Block* block = nullptr;
@@ -136,7 +140,7 @@ __attribute__((no_sanitize("address"))) inline void wait_for(Wait what) {
 }
 
 [[noreturn]] inline void entry() {
-  (*block->body)();
+  block->body(block->arguments);
   if (!fiber->open.empty() || !fiber->groups.empty()) fail("a thread ends while its cp.async are under way");
   fiber->done = true;
   to_scheduler();
@@ -147,10 +151,10 @@ __attribute__((no_sanitize("address"))) inline void wait_for(Wait what) {
 // False if no lane could run.
 inline bool step_warp(size_t warp) {
   Block& b = *block;
-  const size_t first = warp * 32, lanes = std::min<size_t>(32, b.fibers.size() - first);
+  const size_t first = warp * 32, lanes = b.fibers.size() - first < 32 ? b.fibers.size() - first : 32;
   size_t order[32];
   for (size_t i = 0; i < lanes; ++i) order[i] = first + (b.order == kReverse ? lanes - 1 - i : i);
-  if (b.order == kRandom) std::shuffle(order, order + lanes, b.random);
+  if (b.order == kRandom) b.shuffle(order, lanes);
   bool ran = false;
   for (size_t i = 0; i < lanes; ++i) {
     Fiber& f = b.fibers[order[i]];
@@ -200,7 +204,7 @@ inline void run_block() {
     bool ran = true;
     while (ran) {
       ran = false;
-      if (b.order == kRandom) std::shuffle(order.begin(), order.end(), b.random);
+      if (b.order == kRandom) b.shuffle(order.data(), warps);
       for (size_t warp : order) {
         bool stepped = step_warp(warp);
         ran |= stepped;
@@ -256,8 +260,9 @@ void launch(dim3 grid, dim3 threads, size_t shared_bytes, Order order, Kernel ke
     f.index = {static_cast<unsigned>(i % threads.x), static_cast<unsigned>(i / threads.x % threads.y),
                static_cast<unsigned>(i / threads.x / threads.y)};
   }
-  const std::function<void()> body = [&] { kernel(args...); };
-  b.body = &body;
+  const auto thread = [&] { kernel(args...); };
+  b.body = [](const void* p) { (*static_cast<const decltype(thread)*>(p))(); };
+  b.arguments = &thread;
   block = &b;
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
@@ -299,10 +304,14 @@ inline void check_shared(const void* at, size_t bytes) {
 #define blockDim (emu::block->threads)
 #define gridDim (emu::block->grid)
 
-using std::max;
-using std::min;
-// Contraction is the compiler's on the device; here it must be asked for.
-inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+template <class T>
+T min(T a, T b) {
+  return b < a ? b : a;
+}
+template <class T>
+T max(T a, T b) {
+  return a < b ? b : a;
+}
 inline void __syncthreads() { emu::wait_for(emu::kBlockBarrier); }
 inline void __syncwarp(unsigned = ~0u) { emu::wait_for(emu::kWarpBarrier); }
 template <class T>

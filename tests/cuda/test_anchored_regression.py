@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+
+from fastsr import catalog, modelfile
 
 torch = pytest.importorskip("torch")
 
@@ -93,6 +96,17 @@ def test_anchors_of_scores_that_nearly_tie(emulation: Any) -> None:
     wrong = float(((out - exact).abs() > 1e-5).double().mean())
     single = float(((reference(x, base, **weights, scale=2) - exact).abs() > 1e-5).double().mean())
     assert wrong <= 2 * single + 0.02, (wrong, single)
+
+
+def test_the_shipped_model(emulation: Any) -> None:
+    """annet_x3's own atoms, on a picture of edges, ramps and noise: no anchor differs from float64's."""
+    file = modelfile.read(catalog.locate("annet_x3"))
+    (step,) = (step for step in file.plan.steps if step.op == "anchored_regression")
+    weights = {role: torch.from_numpy(np.array(file.weights[name], np.float32)) for role, name in step.weights.items()}
+    x, base = images(1, 16, 23, 3, torch.float32, seed=8)
+    x = 0.02 * x + torch.linspace(0, 0.5, 23) + 0.4 * (torch.arange(16)[:, None] > torch.arange(23) / 2)
+    out = emulation.run(anchored_regression, weights, x.dtype, x, base, **step.params)
+    check(out, x, base, weights, 3)
 
 
 def test_a_tile_does_not_show(emulation: Any) -> None:
