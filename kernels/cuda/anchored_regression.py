@@ -87,7 +87,7 @@ def pack(
     import torch
 
     scale = int(params["scale"])
-    filters, atoms, projections = (weights[role] for role in ("filters", "atoms", "projections"))
+    filters, atoms, projections = (weights[role].float().cpu() for role in ("filters", "atoms", "projections"))
     count, features = atoms.shape
     rounded = -(-count // CHUNK) * CHUNK
     size = filters.shape[-1]

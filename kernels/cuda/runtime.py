@@ -36,6 +36,16 @@ class Device:
     shared_bytes: int  # that one block may have
 
 
+@dataclass(frozen=True)
+class Stream:
+    """A stream of torch as the CUDA stream protocol has it, which its own class does not speak in older versions."""
+
+    pointer: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return (0, self.pointer)
+
+
 def unavailable() -> str | None:
     """None, or why no CUDA kernel can run on this machine."""
     try:
@@ -84,8 +94,8 @@ def load(instance: Instance, shared: int, on: Device) -> Kernel:
         raise KernelError(f"cannot load {path} on device {on.index}: {error}; delete the file to rebuild it") from error
 
     def launch(blocks: int, arguments: Sequence[np.generic]) -> None:
-        stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(on.index).cuda_stream, on.index)
-        with cupy.cuda.Device(on.index), stream:
+        stream = Stream(torch.cuda.current_stream(on.index).cuda_stream)
+        with cupy.cuda.Device(on.index), cupy.cuda.Stream.from_external(stream):
             function((blocks,), (THREADS,), tuple(arguments), shared_mem=shared)
 
     return launch
