@@ -2,17 +2,21 @@
 """What tests and benchmarks share: seeded inputs, the one table of tolerances, and the run of a plan everywhere.
 
 No test passes a tolerance of its own: `assert_matches` holds an fp32 result to DESIGN's limit, 1e-5 absolute on
-outputs of order 1, scaled by the size of the output where it is larger.
+outputs of order 1, scaled by the size of the output where it is larger; `assert_earned` holds a result in half floats
+to the error of plain torch.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastsr import _core, executors
 from fastsr.plan import Param, Plan, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TOLERANCE = {"fp32": 1e-5}
 """precision -> max abs error against float64, outputs of order 1"""
@@ -69,6 +73,25 @@ def assert_matches(out: np.ndarray, expected: np.ndarray, precision: str = "fp32
     size = max(1.0, float(np.abs(expected).max()))
     worst = float(np.abs(out - expected).max())
     assert worst <= TOLERANCE[precision] * size, f"max abs error {worst:.3g} on outputs of size {size:.3g}"
+
+
+FACTOR = 2.0
+"""a kernel's error over that of plain torch at the same precision, at most"""
+
+
+def assert_earned(out: Tensor, plain: Tensor, expected: Tensor) -> None:
+    """`out` is as near the float64 `expected` as `plain`, torch's result at the same precision, within FACTOR.
+
+    One rounding of the largest output is always granted.
+    """
+    import torch
+
+    assert out.shape == expected.shape, (out.shape, expected.shape)
+    assert out.dtype == plain.dtype, (out.dtype, plain.dtype)
+    assert bool(torch.isfinite(out).all()), "the output holds NaN: what was not written, or not there yet, was read"
+    rounding = torch.finfo(out.dtype).eps / 2 * max(1.0, float(expected.abs().max()))
+    ours, theirs = (float((t.double() - expected).abs().max()) for t in (out, plain))
+    assert ours <= max(FACTOR * theirs, rounding), f"max abs error {ours:.3g}, of plain torch {theirs:.3g}"
 
 
 def halves() -> list[str]:

@@ -62,6 +62,27 @@ def test_the_grid_is_complete() -> None:
             assert (ROOT / cell).exists(), f"{op} has no {cell}"
 
 
+def test_a_cuda_kernel_has_its_launcher_and_its_test() -> None:
+    ops = {path.stem for path in (ROOT / "kernels/cuda").glob("*.cu")}
+    assert ops == {"anchored_regression", "cista", "pconv_block"}
+    for op in ops:
+        launcher = (ROOT / f"kernels/cuda/{op}.py").read_text()
+        assert re.findall(r"^def (supports|pack|launch)\(", launcher, re.M) == ["supports", "pack", "launch"]
+        test = (ROOT / f"tests/cuda/test_{op}.py").read_text()
+        assert "def test_emulated" in test
+        assert "def test_on_the_gpu" in test
+
+
+def test_kernels_import_nothing_of_ours_and_device_code_no_toolkit() -> None:
+    for path in ROOT.glob("kernels/**/*.py"):
+        assert not imported(path), path
+    for path in [*ROOT.glob("kernels/cuda/*.cu"), *ROOT.glob("kernels/cuda/*.cuh")]:
+        text = path.read_text()
+        assert set(re.findall(r"#include (.+)", text)) <= {'"common.cuh"', '"conv_tile.cuh"'}, path
+        # Each instruction is a function of common.cuh, which the emulation models.
+        assert path.name == "common.cuh" or "asm" not in text, path
+
+
 @pytest.mark.parametrize("module", sorted(ALLOWED))
 def test_imports_go_one_way(module: str) -> None:
     target = PACKAGE / module
@@ -95,20 +116,23 @@ def test_kernel_objects_export_one_symbol() -> None:
 
 
 def test_importing_fastsr_imports_no_torch() -> None:
-    code = "import sys, fastsr; print(sorted({'torch', 'scipy', 'sklearn', 'PIL', 'triton'} & set(sys.modules)))"
+    code = (
+        "import sys, fastsr; print(sorted({'torch', 'scipy', 'sklearn', 'PIL', 'triton', 'cupy'} & set(sys.modules)))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
     assert result.stdout.strip() == "[]"
 
 
 def test_files_can_be_read_at_one_sitting() -> None:
-    for pattern in ("fastsr/**/*.py", "csrc/**/*.cpp", "csrc/**/*.h", "tests/**/*.py", "bench/**/*.py"):
+    kernels = ("kernels/**/*.py", "kernels/**/*.cu", "kernels/**/*.cuh", "tests/cuda/*.h")
+    for pattern in ("fastsr/**/*.py", "csrc/**/*.cpp", "csrc/**/*.h", "tests/**/*.py", "bench/**/*.py", *kernels):
         for path in ROOT.glob(pattern):
             lines = len(path.read_text().splitlines())
             assert lines <= 500, f"{path.relative_to(ROOT)} has {lines} lines"
 
 
 def test_no_todo_without_an_issue() -> None:
-    for pattern in ("fastsr/**/*.py", "csrc/**/*.cpp", "csrc/**/*.h"):
+    for pattern in ("fastsr/**/*.py", "csrc/**/*.cpp", "csrc/**/*.h", "kernels/**/*.py", "kernels/**/*.cu*"):
         for path in ROOT.glob(pattern):
             for line in path.read_text().splitlines():
                 assert "TODO" not in line or re.search(r"TODO\(#\d+\)", line), f"{path}: {line.strip()}"

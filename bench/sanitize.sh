@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The GPU tests of the CUDA kernels under compute-sanitizer: out-of-bounds accesses and data races on the real device.
+# torch's caching allocator is off, so that an access beside a tensor is one beside an allocation.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+if ! command -v compute-sanitizer > /dev/null; then
+  echo "sanitize.sh: no compute-sanitizer in PATH: it comes with the CUDA toolkit, in bin/" >&2
+  exit 1
+fi
+for tool in memcheck racecheck; do
+  echo "== $tool"
+  compute-sanitizer --tool "$tool" --error-exitcode 1 --target-processes all \
+    --kernel-regex 'kns=(pconv_block|cista|anchored_regression)' \
+    python -m pytest -q -m gpu tests/cuda "$@"
+done

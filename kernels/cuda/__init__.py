@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fused ops in CUDA C++: a kernel `<op>.cu` and its launcher `<op>.py` each.
+
+A launcher has
+    supports(params, shapes, dtype, capability) -> None, or the reason why not
+    pack(weights, params, dtype, device) -> Packed, once at load
+    launch(packed, *inputs, **params) -> Tensor, on torch's current stream, without waiting for it
+"""
