@@ -73,9 +73,9 @@ def test_the_chosen_way_is_about_the_fastest(ci: int, co: int, k: int, border: s
     for _ in range(10):  # a loaded machine gets more turns
         for _ in range(3):
             for way, session in sessions.items():
-                begin = time.perf_counter()
+                begin = time.thread_time()  # one thread runs where it is called: others' turns do not count
                 session.run(x)
-                best[way] = min(best[way], time.perf_counter() - begin)
+                best[way] = min(best[way], time.thread_time() - begin)
         if best[""] <= NEAR * min(best.values()):
             break
     assert best[""] <= NEAR * min(best.values()), {k: f"{1e3 * v:.2f} ms" for k, v in best.items()}
