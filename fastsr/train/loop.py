@@ -128,7 +128,8 @@ def train(
     spent = state.seconds
     while True:
         t = schedule.progress(state.step, state.seconds)
-        over = t >= 1 or (deadline is not None and time.monotonic() > deadline)
+        late = deadline is not None and time.monotonic() > deadline and state.step > first  # a piece makes a step
+        over = t >= 1 or late
         if count and (over or time.monotonic() - saved > schedule.check_seconds):
             loss, norm = (sums / count).tolist()
             if not math.isfinite(loss + norm):
