@@ -110,7 +110,11 @@ def test_what_a_step_is_made_of_is_told(pictures: Path, tmp_path: Path) -> None:
     made = btsrn(pictures, tmp_path, steps=2, size=50, resume=True)
     told = modelfile.read(made).json("recipe")
     assert (told["crops_per_step"], told["crop"], told["lr"], told["device"]) == (2, 48, 5e-4, "cpu")
+    assert told["from_step"] == 1
     assert [(row["from_step"], row["crops_per_step"], row["crop"]) for row in told["earlier"]] == [(0, 1, 36)]
+    # Where nothing is left to do, as when a file is written of what another machine has trained, nothing new is told.
+    again = modelfile.read(btsrn(pictures, tmp_path, steps=2, crops=3, resume=True)).json("recipe")
+    assert again == told
 
 
 @pytest.mark.parametrize("kind", ["a", "b"])

@@ -120,7 +120,6 @@ def train(
     if safe:
         state = _load(checkpoint, model, ema, optimizer)
         progress(f"resumed at step {state.step}, {state.seconds:.0f} s")
-    _note_how(state, how)
     first, last = state.step, state.rate
     clock = checked = saved = time.monotonic()
     sums = torch.zeros(2, device=device)  # of losses, of gradients' norms: read only at checks, a GPU need not wait
@@ -151,6 +150,8 @@ def train(
             continue
         if over:
             break
+        if not count:
+            _note_how(state, how)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + state.step + (state.failures << 40))
         state.rate = min(schedule.rate(state.step, t), schedule.rise(last, state.step - first)) * 0.5**state.failures
         for group in optimizer.param_groups:
@@ -232,7 +233,7 @@ def account(command: str, seed: int, paths: Sequence[Path], state: State, **more
         "seed": seed,
         "data": dict(Counter(p.parent.name for p in paths)),
         **more,
-        **({k: v for k, v in state.how[-1].items() if k != "from_step"} if state.how else {}),
+        **({k: v for k, v in state.how[-1].items() if k != "from_step" or v} if state.how else {}),
         **({"earlier": state.how[:-1]} if len(state.how) > 1 else {}),
         "steps": state.step,
         "minutes": round(state.seconds / 60, 1),
