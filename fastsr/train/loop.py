@@ -89,6 +89,45 @@ class State:
     """what a step was made of, from which step on"""
 
 
+class _Run:
+    """What learns: the model where it lies, its average, the optimizer; and how they are kept."""
+
+    def __init__(self, model: nn.Module, schedule: Schedule) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        average = torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema)  # type: ignore[no-untyped-call]
+        self.ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average)
+        self.fused = self.device.type == "cuda" or None
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=schedule.lr, fused=self.fused)
+
+    def save(self, path: Path, state: State) -> None:
+        """Write the checkpoint beside its place and rename, so that a kill leaves the old one or the new one."""
+        temporary = path.with_suffix(".tmp")
+        parts: dict[str, Any] = {"model": self.model, "ema": self.ema, "optimizer": self.optimizer}
+        torch.save({k: v.state_dict() for k, v in parts.items()} | {"state": vars(state)}, temporary)
+        os.replace(temporary, path)
+
+    def load(self, path: Path) -> State:
+        """Raises ModelError for a file that is no checkpoint of this model."""
+        try:
+            saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            state = State(**saved["state"])
+            self.ema.load_state_dict(saved["ema"])
+            if "optimizer" not in saved:  # as `slim` leaves them
+                self.model.load_state_dict(_inner(saved["ema"]))
+                state.rate = 0.0  # moments are to be learnt anew: rise slowly
+                return state
+            self.model.load_state_dict(saved["model"])
+            for group in saved["optimizer"]["param_groups"]:
+                group["fused"] = self.fused  # the device's matter, not the checkpoint's
+            self.optimizer.load_state_dict(saved["optimizer"])
+            return state
+        except Exception as e:  # torch.load raises what it likes on a broken file
+            raise ModelError(
+                f"{path}: not a checkpoint of this model ({type(e).__name__}): delete it or drop --resume"
+            ) from e
+
+
 def train(
     model: nn.Module,
     loss_of: Callable[[nn.Module, torch.Generator, bool], Tensor],
@@ -111,18 +150,15 @@ def train(
 
     Raises ModelError when the checkpoint is not one of this model, and when the loss stays no number.
     """
-    device = next(model.parameters()).device
     state = State()
-    average = torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema)  # type: ignore[no-untyped-call]
-    ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average)
-    optimizer = torch.optim.Adam(model.parameters(), lr=schedule.lr, fused=device.type == "cuda" or None)
+    run = _Run(model, schedule)
     safe = resume and checkpoint.exists()
     if safe:
-        state = _load(checkpoint, model, ema, optimizer)
+        state = run.load(checkpoint)
         progress(f"resumed at step {state.step}, {state.seconds:.0f} s")
     first, last = state.step, state.rate
     clock = checked = saved = time.monotonic()
-    sums = torch.zeros(2, device=device)  # of losses, of gradients' norms: read only at checks, a GPU need not wait
+    sums = torch.zeros(2, device=run.device)  # of losses, of gradients' norms: read only at checks, a GPU need not wait
     looking, count, fresh, bad = 0.0, 0, state.step, 0
     spent = state.seconds
     while True:
@@ -131,18 +167,19 @@ def train(
         over = t >= 1 or late
         if count and (over or time.monotonic() - saved > schedule.check_seconds):
             loss, norm = (sums / count).tolist()
+            _spend(state, clock)  # a GPU has had steps to finish
             if not math.isfinite(loss + norm):
                 bad += 1
-                state = _back(checkpoint, safe, bad, state, model, ema, optimizer, progress)
+                state = _back(checkpoint, safe, bad, state, run, progress)
             else:
                 now = time.monotonic()
                 if over or now - checked > 9 * looking:  # a tenth of the time at most goes into looking
                     pace = (state.seconds - spent) / max(state.step - fresh, 1)
-                    _check(state, ema.module, validate, loss, pace, schedule, progress)
+                    _check(state, run, validate, loss, pace, schedule, progress)
                     journal.write(checkpoint, state.log)
                     checked = time.monotonic()
                     looking = checked - now
-                _save(checkpoint, model, ema, optimizer, state)
+                run.save(checkpoint, state)
                 safe, bad = True, 0
             sums.zero_()
             count, fresh, spent = 0, state.step, state.seconds
@@ -154,24 +191,29 @@ def train(
             _note_how(state, how)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + state.step + (state.failures << 40))
         state.rate = min(schedule.rate(state.step, t), schedule.rise(last, state.step - first)) * 0.5**state.failures
-        for group in optimizer.param_groups:
+        for group in run.optimizer.param_groups:
             group["lr"] = state.rate
-        optimizer.zero_grad(set_to_none=True)
+        run.optimizer.zero_grad(set_to_none=True)
         for _ in range(schedule.parts):
             part = loss_of(model, generator, t < schedule.half_until) / schedule.parts
             part.backward()  # type: ignore[no-untyped-call]
             sums[0] += part.detach()
         sums[1] += nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
-        optimizer.step()
-        ema.update_parameters(model)
+        run.optimizer.step()
+        run.ema.update_parameters(model)
         count += 1
         state.step += 1
-        now = time.monotonic()
-        usual = state.seconds / state.step if state.step > 50 else math.inf
-        if state.step > first + 1:  # a process's first step waits for compilers and tuners
-            state.seconds += min(now - clock, 10 * usual + 1)  # a process that was stopped meanwhile has not learnt
-        clock = now
-    return ema.module, state
+        # A process's first step waits for compilers and tuners: it does not count.
+        clock = _spend(state, clock) if state.step > first + 1 else time.monotonic()
+    return run.ema.module, state
+
+
+def _spend(state: State, since: float) -> float:
+    """Count the time since then as training; returns now. While a process was stopped it has not learnt."""
+    now = time.monotonic()
+    usual = state.seconds / state.step if state.step > 50 else math.inf
+    state.seconds += min(now - since, 10 * usual + 1)
+    return now
 
 
 def _note_how(state: State, how: Mapping[str, Any] | None) -> None:
@@ -187,9 +229,7 @@ def _back(
     safe: bool,
     bad: int,
     state: State,
-    model: nn.Module,
-    ema: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    run: _Run,
     progress: Callable[[str], None],
 ) -> State:
     """The state of the last checkpoint, with one failure more; `bad` is how many there were since it."""
@@ -200,7 +240,7 @@ def _back(
             f"the loss is no number after step {state.step}, {bad} times from the same checkpoint: resume with a lower --lr"
         )
     failures = state.failures + 1
-    state = _load(checkpoint, model, ema, optimizer)
+    state = run.load(checkpoint)
     state.failures = failures
     progress(f"the loss is no number: back to step {state.step}, other crops and half the learning rate")
     return state
@@ -244,15 +284,15 @@ def account(command: str, seed: int, paths: Sequence[Path], state: State, **more
 
 def _check(
     state: State,
-    model: nn.Module,
+    run: _Run,
     validate: Callable[[nn.Module], float],
     loss: float,
     pace: float,  # seconds a step
     schedule: Schedule,
     progress: Callable[[str], None],
 ) -> None:
-    state.psnr = validate(model)
-    memory = peak_memory(next(model.parameters()).device) / 1e9
+    state.psnr = validate(run.ema.module)
+    memory = peak_memory(run.device) / 1e9
     row = {"step": state.step, "seconds": state.seconds, "psnr": state.psnr, "loss": loss, "rate": state.rate}
     state.log.append(row | {"seconds_per_step": pace, "peak_gb": memory})
     crops = state.how[-1].get("crops_per_step") if state.how else None
@@ -263,37 +303,3 @@ def _check(
         + (f"  {crops / pace:.0f} crops/s" if crops and pace else "")
         + f"  {memory:.2f} GB"
     )
-
-
-def _save(
-    path: Path,
-    model: nn.Module,
-    ema: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: State,
-) -> None:
-    """Write the checkpoint beside its place and rename, so that a kill leaves the old one or the new one."""
-    temporary = path.with_suffix(".tmp")
-    parts: dict[str, Any] = {"model": model, "ema": ema, "optimizer": optimizer}
-    torch.save({k: v.state_dict() for k, v in parts.items()} | {"state": vars(state)}, temporary)
-    os.replace(temporary, path)
-
-
-def _load(path: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-    try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        state = State(**saved["state"])
-        ema.load_state_dict(saved["ema"])
-        if "optimizer" not in saved:  # a slim one: see `slim`
-            model.load_state_dict(_inner(saved["ema"]))
-            state.rate = 0.0  # moments are to be learnt anew: rise slowly
-            return state
-        model.load_state_dict(saved["model"])
-        for group in saved["optimizer"]["param_groups"]:  # how the optimizer runs is the device's, not the checkpoint's
-            group["fused"] = optimizer.param_groups[0]["fused"]
-        optimizer.load_state_dict(saved["optimizer"])
-        return state
-    except Exception as e:  # torch.load raises what it likes on a broken file
-        raise ModelError(
-            f"{path}: not a checkpoint of this model ({type(e).__name__}): delete it or drop --resume"
-        ) from e
