@@ -21,6 +21,7 @@ from fastsr import catalog, modelfile
 from fastsr.families.crnet import CRNetA, CRNetB
 from fastsr.ops import conv2d
 from fastsr.train import data as images
+from fastsr.train.patches import psnr_y
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = (16, 32, 64)
@@ -72,7 +73,7 @@ def measure(model: CRNetA | CRNetB, path: Path) -> list[dict[str, float]]:
             blocks = z.reshape(1, -1, size, *z.shape[2:]).amax(2) == 0
             row[f"block {size}"] = blocks.float().mean().item()
         row["change"] = ((z - before).norm() / z.norm()).item() if before is not None else math.nan
-        row["psnr"] = psnr(finish(model, z, base), torch.from_numpy(hr)[None], scale)
+        row["psnr"] = psnr_y(finish(model, z, base), torch.from_numpy(hr)[None], scale)
         before = z
         rows.append(row)
     return rows
@@ -87,14 +88,6 @@ def finish(model: CRNetA | CRNetB, z: torch.Tensor, base: torch.Tensor) -> torch
     for conv, factor in zip(model.up[str(model.scale)], model.factors(model.scale), strict=True):
         x = torch.nn.functional.pixel_shuffle(conv(x), factor)
     return model.tail[str(model.scale)](x) + model.mean[:, None, None]
-
-
-def psnr(out: torch.Tensor, hr: torch.Tensor, scale: int) -> float:
-    """Of Y, without a border of `scale`."""
-    difference = (out.clamp(0, 1) - hr)[0, :, scale:-scale, scale:-scale]
-    if len(difference) == 3:
-        difference = torch.tensordot(torch.tensor([65.481, 128.553, 24.966]) / 255, difference, 1)
-    return -10 * math.log10(difference.pow(2).mean().item())
 
 
 def plot(rows: list[dict[str, float]], name: str, target: Path) -> None:

@@ -338,7 +338,29 @@ def cmd_bench(
 @click.option("--config", help="Sizes of the network, as n0=64,m0=128,steps=15 (btsrn, crnet_a, crnet_b).")
 @click.option("--start", type=click.Path(path_type=Path), help="A checkpoint of another scale to begin from (btsrn).")
 @click.option("--name", help="Of the model files (crnet_a, crnet_b).")
-@click.option("--minutes", type=float, help="Time to train; a later --resume goes on.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Default: auto, a GPU where there is one (btsrn, crnet_a, crnet_b; the others use the CPU).",
+)
+@click.option("--compile/--no-compile", default=None, help="torch.compile; default: on a GPU.")
+@click.option("--crops", type=click.IntRange(1), metavar="N", help="Crops a step.")
+@click.option(
+    "--size", type=click.IntRange(8), metavar="PX", help="Side of a crop: of the HR image (btsrn), of the input."
+)
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate to begin with.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="Time to train, over all pieces; the learning rate follows.",
+)
+@click.option("--steps", type=click.IntRange(1), help="Steps to train, over all pieces.")
+@click.option(
+    "--stop-after",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MINUTES",
+    help="Stop this piece with a checkpoint; --resume goes on.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="The model file to write; of several, their folder.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder for checkpoints and caches.")

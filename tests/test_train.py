@@ -16,7 +16,7 @@ from fastsr import load, modelfile  # noqa: E402
 from fastsr.errors import InputError, ModelError  # noqa: E402
 from fastsr.train import data, regressors, run  # noqa: E402
 from fastsr.train.ksvd import ksvd, omp  # noqa: E402
-from fastsr.train.loop import Schedule, train  # noqa: E402
+from fastsr.train.loop import Schedule, averaged, train  # noqa: E402
 
 
 def unit(*shape: int, seed: int = 0):
@@ -198,7 +198,15 @@ def test_what_cannot_be_trained_is_said(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a checkpoint of a training"):
         run("btsrn", scale=3, data=[pictures], start=tmp_path / "start.pt", work=tmp_path)
     with pytest.raises(InputError, match="no training image has the 72 x 72 pixels"):
-        run("btsrn", scale=3, data=[pictures], steps=1, config={"width": 8, "bottleneck": 4}, work=tmp_path)
+        run(
+            "btsrn",
+            scale=3,
+            data=[pictures],
+            steps=1,
+            config={"width": 8, "bottleneck": 4},
+            work=tmp_path,
+            device="cpu",
+        )
     with pytest.raises(InputError, match="no images under"):
         run("annet", scale=3, data=[tmp_path], work=tmp_path)
     with pytest.raises(InputError, match="steps or minutes"):
@@ -239,6 +247,16 @@ def test_btsrn_from_images_to_a_model(scale: int, large_pictures: Path, tmp_path
         out=tmp_path / "three.safetensors", progress=lambda s: None,
     )  # fmt: skip
     assert "tensors of btsrn_x" in modelfile.read(other).json("recipe")["started_as"]
+    # What is the same at every scale is taken over: all but the enlargement.
+    from fastsr.families.btsrn import BTSRN
+    from fastsr.train.recipes.btsrn import take_over
+
+    model = BTSRN(2, **tiny)
+    taken = take_over(model, tmp_path / f"btsrn_x{scale}_0.pt")
+    source, state = averaged(tmp_path / f"btsrn_x{scale}_0.pt"), model.state_dict()
+    kept = [k for k in state if k in source and torch.equal(state[k], source[k])]
+    assert {k.split(".")[0] for k in kept} >= {"enter", "low", "high", "leave"}
+    assert taken == len([k for k in state if not k.startswith("up.") or state[k].shape == source[k].shape])
 
 
 @pytest.mark.parametrize("kind", ["a", "b"])

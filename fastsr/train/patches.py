@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,78 +13,39 @@ import torch
 from torch import Tensor
 
 from fastsr import _core
-from fastsr.errors import InputError
+from fastsr.ops import resize_bicubic
 from fastsr.train import data as images
+from fastsr.train.pool import Images, Pool, sample
 
 
-@dataclass
-class Pool:
-    """Pairs of an input and its HR image, `factor` times as large. Enlarged inputs go beyond [0, 1]: int16."""
-
-    factor: int
-    inputs: list[Tensor] = field(default_factory=list)  # [C, h, w]
-    targets: list[Tensor] = field(default_factory=list)  # [C, h * factor, w * factor]
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-
-def _byte(x: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.floor(np.clip(x, 0, 1) * 255 + 0.5).astype(np.uint8))
-
-
-def _float(x: Tensor) -> Tensor:
-    return x.float() / (255 if x.dtype == torch.uint8 else 16384)
-
-
-def small(paths: Iterable[Path], scale: int) -> Pool:
-    """RGB: LR images as their 8-bit files would be, and HR."""
-    pool = Pool(scale)
+def small(paths: Iterable[Path], scales: Sequence[int]) -> list[Pool]:
+    """RGB: a pool per scale of LR images as their 8-bit files would be, and HR, which all scales share."""
+    targets = Images(3)
+    pools = [Pool(scale, Images(3), targets) for scale in scales]
     for path in paths:
-        hr, lr = images.degrade(images.planes(path, 3), scale)
-        pool.inputs.append(_byte(lr))
-        pool.targets.append(_byte(hr))
-    return pool
+        rgb = images.planes(path, 3)
+        whole = targets.add(rgb)
+        for pool in pools:
+            hr, lr = images.degrade(rgb, pool.factor)
+            pool.pairs.append((pool.inputs.add(lr), whole._replace(height=hr.shape[1], width=hr.shape[2])))
+    return pools
 
 
 def enlarged(paths: Iterable[Path], scales: Sequence[int]) -> Pool:
     """Y: bicubic images of every scale, and HR."""
-    pool = Pool(1)
+    pool = Pool(1, Images(1, torch.int16), Images(1))
     for path in paths:
         y = images.luma(path)
+        whole = pool.targets.add(y[None])
         for scale in scales:
             hr, bicubic = images.pair(y, scale)
-            pool.inputs.append(torch.from_numpy(np.round(bicubic * 16384).astype(np.int16))[None])
-            pool.targets.append(_byte(hr)[None])
+            pool.pairs.append((pool.inputs.add(bicubic[None]), whole._replace(height=hr.shape[0], width=hr.shape[1])))
     return pool
 
 
-def sample(
-    pool: Pool,
-    count: int,
-    size: int,  # of a crop of the input
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:  # [N, C, size, size], [N, C, size * factor, size * factor]
-    """Crops drawn at random, flipped and turned. Images smaller than a crop are passed over."""
-    f = pool.factor
-    xs: list[Tensor] = []
-    ys: list[Tensor] = []
-    if all(min(x.shape[1:]) < size for x in pool.inputs):
-        raise InputError(f"no training image has the {size * f} x {size * f} pixels of a crop: give larger ones")
-    while len(xs) < count:
-        image, top, left, turn = torch.randint(1 << 30, (4,), generator=generator).tolist()
-        x, y = pool.inputs[image % len(pool)], pool.targets[image % len(pool)]
-        if min(x.shape[1:]) < size:
-            continue
-        i, j = top % (x.shape[1] - size + 1), left % (x.shape[2] - size + 1)
-        x = x[:, i : i + size, j : j + size].rot90(turn % 4, (1, 2))
-        y = y[:, i * f : (i + size) * f, j * f : (j + size) * f].rot90(turn % 4, (1, 2))
-        if turn % 8 >= 4:
-            x, y = x.flip(1), y.flip(1)
-        xs.append(x)
-        ys.append(y)
-    batch = _float(torch.stack(xs)).contiguous(memory_format=torch.channels_last)
-    return batch, _float(torch.stack(ys))
+def example(pool: Pool, count: int, size: int) -> Tensor:
+    """A batch as `loss` gives it to its network."""
+    return sample(pool, count, size, torch.Generator())[0]
 
 
 def loss(
@@ -96,8 +57,8 @@ def loss(
     size: int,
 ) -> Tensor:
     """Mean absolute error of `count` crops; with `half` the network computes in bfloat16."""
-    x, y = sample(pool, count, size, generator)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+    x, y, _ = sample(pool, count, size, generator)
+    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=half):
         out = network(x)
     return (out.float() - y).abs().mean()
 
@@ -105,18 +66,42 @@ def loss(
 def psnr(network: Callable[[Tensor], Tensor], checks: Pool, shave: int) -> float:
     """Mean PSNR of Y over whole images, without `shave` pixels of border."""
     total = 0.0
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        for x, y in zip(checks.inputs, checks.targets, strict=True):
-            out = network(_float(x)[None]).float()[0].clamp(0, 1)
-            difference = (out - _float(y))[:, shave:-shave, shave:-shave]
-            if len(difference) == 3:
-                difference = torch.tensordot(torch.tensor([65.481, 128.553, 24.966]) / 255, difference, 1)
-            total += -10 * math.log10(max(difference.pow(2).mean().item(), 1e-12))
+    with torch.no_grad(), torch.autocast(checks.inputs.device.type, dtype=torch.bfloat16):
+        for i in range(len(checks)):
+            x, y = checks.whole(i)
+            total += psnr_y(network(x).float(), y, shave)
     return total / len(checks)
 
 
-def enlarge(lr: Tensor, scale: int) -> Tensor:  # [N, C, h, w] -> [N, C, h * scale, w * scale]
-    """Bicubic, by the kernel: much faster than the reference, and no gradient is needed."""
+def psnr_y(
+    out: Tensor,  # [1, C, H, W], Y or RGB
+    hr: Tensor,  # [1, C, H, W]
+    shave: int,
+) -> float:
+    """PSNR of Y of one image clipped to [0, 1], without `shave` pixels of border; nothing is rounded to 8 bit."""
+    difference = (out.clamp(0, 1) - hr)[0, :, shave:-shave, shave:-shave]
+    if len(difference) == 3:
+        to_y = torch.tensor([65.481, 128.553, 24.966], device=out.device) / 255
+        difference = (difference * to_y[:, None, None]).sum(0)
+    return -10 * math.log10(max(difference.pow(2).mean().item(), 1e-12))
+
+
+def enlarge(lr: Tensor, scale: int) -> Tensor:  # [N, C, h, w] -> [N, C, h * scale, w * scale] f32
+    """Bicubic, without a gradient: by the kernel on the CPU, by two matrices elsewhere, both in fp32."""
+    if lr.device.type != "cpu":
+        return by_matrices(lr, scale)
     n, c, h, w = lr.shape
     flat = np.ascontiguousarray(lr.contiguous().reshape(n * c, h, w).numpy())
     return torch.from_numpy(_core.resize_bicubic(flat, h * scale, w * scale)).reshape(n, c, h * scale, w * scale)
+
+
+def by_matrices(lr: Tensor, scale: int) -> Tensor:
+    """`enlarge` on any device, as resize_bicubic.reference does it but with matrices that stay on the device."""
+    rows, columns = (_matrix(n, scale, lr.device) for n in lr.shape[-2:])
+    with torch.autocast(lr.device.type, enabled=False):
+        return rows @ lr @ columns.T
+
+
+@lru_cache(maxsize=256)  # a training has one size of crops, and those of its validation images
+def _matrix(n: int, scale: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(resize_bicubic.matrix(n, scale)).float().to(device)

@@ -31,6 +31,7 @@ from fastsr.families.annet import FEATURES, ANNet, Integration
 from fastsr.train import crops, regressors
 from fastsr.train import data as images
 from fastsr.train.loop import Schedule, account, averaged, train
+from fastsr.train.pool import Pool, of_pairs, quantise
 
 STEPS = {(5, 3): 30_000, (9, 5, 5, 3): 20_000}
 
@@ -73,7 +74,7 @@ def main(
     model = ANNet(scale, sizes, maps, atoms)
     _anchored_layer(cache / "layer.pt", _dictionary_images(paths), model, limit, seed, resume, progress)
     pool = _combinations(cache / "pool.pt", paths, model, resume, progress)
-    checks = _combinations(cache / "val.pt", checked, model, resume, progress) if checked else pool[:4]
+    checks = _combinations(cache / "val.pt", checked, model, resume, progress) if checked else pool.head(4)
     weights = crops.weights(pool)
     assert model.integration is not None
     model.integration.reset()
@@ -87,6 +88,7 @@ def main(
         checkpoint=cache / f"{name}.pt",
         seed=seed,
         resume=resume,
+        how={"crops_per_step": crops.PART * crops.PARTS},
         progress=progress,
     )
     model.integration.load_state_dict(trained.state_dict())
@@ -97,7 +99,6 @@ def main(
         state,
         anchored_layer=f"{len(_dictionary_images(paths))} images, up to {limit} samples, 2048 neighbours, ridge 0.1",
         started_as="5-3, trained" if grown else "the combination",
-        crops_per_step=crops.PART * crops.PARTS,
     )
     return _write(Path(out or f"{name}.safetensors"), model, name, recipe, progress)
 
@@ -194,11 +195,11 @@ def _anchored_layer(
 
 def _combinations(
     cache: Path, paths: Sequence[Path], model: ANNet, resume: bool, progress: Callable[[str], None]
-) -> list[tuple[Tensor, Tensor]]:
-    """(combination, HR) of every image, [H, W] int16 of 1 / crops.UNIT: what the integration learns from."""
+) -> Pool:
+    """(combination, HR) of every image: what the integration learns from."""
     if resume and cache.exists():
         loaded: list[tuple[Tensor, Tensor]] = torch.load(cache, weights_only=True)
-        return loaded
+        return of_pairs((x[None].numpy(), y[None].numpy()) for x, y in loaded)
     layer = ANNet(model.scale, (), atoms=model.atoms.shape[0], features=model.filters.shape[0])
     layer.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("integration")})
     plan, weights = layer.lower()
@@ -206,10 +207,8 @@ def _combinations(
     found = []
     for i, path in enumerate(paths):
         hr, lr = images.degrade(images.luma(path), model.scale)
-        y = torch.from_numpy(session.run(lr[None])[0])
-        # int16 steps of 2^-14 keep 95 dB; half floats would lose that near 1.
-        found.append((crops.quantise(y), crops.quantise(torch.from_numpy(hr))))
+        found.append((quantise(session.run(lr[None])[0], torch.int16), quantise(hr, torch.int16)))
         if i % 50 == 0:
             progress(f"combinations {i}/{len(paths)}")
-    torch.save(found, cache)
-    return found
+    torch.save([(torch.from_numpy(x), torch.from_numpy(y)) for x, y in found], cache)
+    return of_pairs((x[None], y[None]) for x, y in found)
