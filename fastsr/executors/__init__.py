@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Executors run plans. Two so far: `cpu` (the C++ core) and `reference` (torch, the slow twin)."""
+"""Executors run plans: `cpu` (the C++ core), `reference` (torch, the slow twin), `triton` and `cuda` (a GPU)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import numpy as np
 from fastsr.errors import DeviceError
 from fastsr.plan import Plan
 
-EXECUTORS = ("cpu", "reference")
+EXECUTORS = ("cpu", "reference", "triton", "cuda")
+GPU = ("triton", "cuda")
+"""those whose prepare takes a `device`"""
 
 
 class Prepared(Protocol):

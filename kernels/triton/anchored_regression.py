@@ -3,7 +3,7 @@
 
 shapes   x [N, 1, h, w]   base, out [N, 1, s h, s w] fp32   filters [f f, n']   atoms [4 n', A'] fp16   P [A, n', m']
          per patch (p = (h + 2) (w + 2) of an image): feature [n'] fp32, anchor, place: int32, detail [m m]
-work     score    32 patches: f = windows . filters in fp32, then |f . d| against all atoms 64 at a time; per column the
+work     score    64 patches: f = windows . filters in fp32, then |f . d| against all atoms 64 at a time; per column the
                   largest and its block are kept, across columns they are compared once at the end
          begin    one program: how many patches each atom has -> where its tiles of `rows` patches begin
          place    each patch's number in the order of atoms
@@ -31,7 +31,7 @@ import triton.language as tl
 from fastsr.kernels.triton.common import Config, border_index, dot_precision, refuse_dtype, up
 
 FLAT: tl.constexpr = tl.constexpr(2.0**-16)  # fastsr.ops.anchored_regression says why; tests/kernels holds them equal
-SCORED = 32
+SCORED = 64
 BLOCK = 512
 
 

@@ -94,7 +94,7 @@ def candidates(p: Packed) -> list[Config]:
     """Sums of 64 registers a thread; `k` is the channels taken at once."""
     k = min(p.w.shape[2], 128)
     pixels = max(16, 8192 // (k * p.w.shape[1]))
-    found = [(8, pixels // 8), (4, pixels // 4), (8, max(2, pixels // 16))]
+    found = [(8, pixels // 8), (4, pixels // 4)]
     return [Config(rows, columns, p.w.shape[1], k, 4, 2) for rows, columns in found]
 
 

@@ -128,15 +128,15 @@ def candidates(dtype: torch.dtype, ci: int, co: int, arch: int) -> list[Config]:
     """The default first. Tiles of exact fp32 products stay small: they are unrolled into single instructions."""
     if dtype == torch.float32:
         n = 32 if co > 16 else 16
-        return [Config(8, 8, n, 16, 4, 2), Config(4, 8, n, 16, 4, 2), Config(8, 8, 2 * n, 16, 4, 2)]
+        return [Config(8, 8, 2 * n if co > 32 else n, 16, 4, 2), Config(8, 8, n, 16, 4, 2), Config(4, 8, n, 16, 4, 2)]
     n = 16 if co <= 16 else 32 if co <= 32 else 64 if co <= 64 else 128
     k = 16 if ci <= 16 else 32 if ci <= 32 else 64
-    stages = 3 if arch < 90 else 4
+    stages = 4 if 90 <= arch < 120 else 3  # what 99 KB hold where there are not 227
     found = [Config(8, 16, n, k, 4 if n <= 64 else 8, stages)]
     if n == 128:
-        found += [Config(8, 16, 64, k, 4, stages), Config(16, 16, 128, k, 8, 3), Config(8, 16, 128, 32, 8, stages)]
-        if co >= 256 and arch >= 90:
-            found += [Config(8, 16, 256, k, 8, 3)]
+        found += [Config(8, 16, 64, k, 4, stages), Config(8, 16, 128, 32, 8, stages), Config(8, 8, 128, k, 4, stages)]
+        if arch < 90 or arch >= 100:
+            found += [Config(16, 16, 128, k, 8, 3)]  # of 255 registers; spills on sm_90
     else:
         found += [Config(8, 8, n, k, 4, stages), Config(16, 16, n, k, 8, 3)]
     return found

@@ -8,11 +8,10 @@ work     persistent programs; each takes every programs-th tile of rows x column
          [pixels, M'] . [M', C'] of t shifted by a tap, plus x; a barrier, since the next tile writes the scratch again
 why      the 3 x 3 reads t of neighbours, and Triton cannot address registers or shared memory by pixel. Nine 1 x 1s, one a
          tap, would double the block's FLOPs; tl.gather of t would take nine rounds through shared memory in fp32.
-         The scratch is written and read over and over at the same 41 KB a program, so it stays in L2 (at most 16 MB for
-         132 processors with 3 programs each), and only x and out pass through HBM.
-cost     2 (C M h + 9 M C) FLOP a pixel, h = chunks of the halo over the tile (16 x 16: 1.5; 8 x 16: 2); C = 128, M = 64:
-         172 kFLOP. HBM reads C and writes C numbers a pixel (512 B in fp16; in two kernels 768 B, by eager torch 3072 B):
-         330 FLOP a byte, bound by products on an H100 (184). L2: 10 M + 2 C numbers a pixel. Not measured on a GPU.
+         The scratch is written and read over and over at the same 33 KB a program, so it stays in L2 (at most 11 MB for
+         132 processors with 2 programs each), and only x and out pass through HBM.
+cost     2 (C M h + 9 M C) FLOP a pixel, h = chunks of the halo over the tile (8 x 16: 2); C = 128, M = 64: 180 kFLOP. HBM reads C and writes C numbers a pixel (512 B in fp16; in two kernels 768 B, by eager torch 3072 B):
+         350 FLOP a byte, bound by products on an H100 (184). L2: 10 M + 2 C numbers a pixel. Not measured on a GPU.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from fastsr.kernels.triton.common import (
 )
 
 CHUNK = 128
-RESIDENT = 3
+RESIDENT = 2
 """programs a processor is given: while one waits at its barrier another multiplies"""
 
 
@@ -61,18 +60,18 @@ def pconv(
     mx = m % TW
     cm = tl.arange(0, M)
     t_mine = t_ptr + tl.program_id(0).to(tl.int64) * (CHUNKS * BM1 * M)
-    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), num_stages=1):
         n = (tile // each).to(tl.int64)
         y0 = tile % each // columns * TH
         x0 = tile % columns * TW
         origin = (n * H + y0) * W + x0
-        for chunk in range(CHUNKS):
+        for chunk in tl.range(CHUNKS, num_stages=1):
             p = chunk * BM1 + tl.arange(0, BM1)
             ry = p // WH - 1
             rx = p % WH - 1
             inside = (p < HALO) & (y0 + ry >= 0) & (y0 + ry < H) & (x0 + rx >= 0) & (x0 + rx < W)
             t = tl.zeros((BM1, M), tl.float32)
-            for k0 in range(0, CP, BK):
+            for k0 in tl.range(0, CP, BK, num_stages=1):
                 c = k0 + tl.arange(0, BK)
                 at = x_ptr + origin * C + ((ry * W + rx) * C)[:, None] + c[None, :]
                 if C % BK == 0:
@@ -87,7 +86,7 @@ def pconv(
             tl.store(t_mine + p[:, None] * M + cm[None, :], t.to(t_ptr.dtype.element_ty))
         tl.debug_barrier()
         stored = (y0 + my < H) & (x0 + mx < W)
-        for n0 in range(0, CP, BN):
+        for n0 in tl.range(0, CP, BN, num_stages=1):
             co = n0 + tl.arange(0, BN)
             acc = tl.zeros((TH * TW, BN), tl.float32)
             for i in range(9 * KB):
@@ -147,12 +146,12 @@ def candidates(packed: Packed, device: torch.device) -> list[Config]:
         return [Config(8, 8, n, 16, 4, 2), Config(4, 8, n, 16, 4, 2)]
     k = min(mp, cp, 64)
     n = min(cp, 128)
-    stages = 2 if capability(device) < 90 else 3
+    stages = 3 if 90 <= capability(device) < 120 else 2
     return [
-        Config(8, 16, n, k, 8 if n == 128 and capability(device) < 90 else 4, stages),
-        Config(16, 16, n, k, 8, stages),
+        Config(8, 16, n, k, 8, stages),
         Config(8, 16, n, k, 8, 2),
-        Config(8, 16, min(n, 64), k, 4, stages),
+        Config(8, 8, n, k, 4, stages),
+        Config(8, 16, n, min(k, 32), 8, 4),
     ]
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """shallow   y = w3 * act(W2 act(w1 * x + b1) + b2) + b3 [+ r], or without W2     three conv2d steps of a plan in one kernel
 
-SRCNN 9-1-5 (paper 001) whole, ANNet's integration 5-3 (paper 000, Eq. 6-7): the wide maps never reach memory.
+SRCNN 9-1-5 (paper 001) whole, ANNet's integration 5-3 (paper 000, Eq. 6-7): the wide maps never reach memory. A layer on an
+image and a 1 x 1 behind it, of networks that go on otherwise, are one launch of conv_image.
 
 shapes   x [N, 1..4, H, W]   w1 [k1 k1 Ci', C1']   W2 [C1', C2'] or none   w3 [C', taps'], taps = k3 k3 up to 64
          r, y [N, 1, H, W] fp32
@@ -10,8 +11,8 @@ work     one program = a window of rows x columns pixels, of which all but k3 - 
          its neighbours, and a gather (tl.gather, through shared memory) that sums the k3 k3 gifts of an output pixel
 border   a map's value outside the image is that of the pixel its border names, which the window makes again; under the
          zero border its gifts are zero
-cost     2 h (C1 k1 k1 Ci' + C1 C2 + C taps') FLOP a pixel, h = window / output: 9-1-5 in 16 x 32: 1.52, 28 kFLOP; 5-3:
-         1.22, 7.5 kFLOP; HBM reads 1 (+ 1 of r) and writes 1 number a pixel; step by step 9-1-5 in fp16 moves 264 B. Not
+cost     2 h (C1 k1 k1 Ci' + C1 C2 + C taps') FLOP a pixel, h = window / output in 16 x 16: 9-1-5 1.78, 33 kFLOP; 5-3 1.31,
+         8 kFLOP; HBM reads 1 (+ 1 of r) and writes 1 number a pixel; step by step 9-1-5 in fp16 moves 264 B. Not
          measured on a GPU.
 """
 
@@ -33,6 +34,7 @@ from fastsr.kernels.triton.common import (
     Config,
     as_bias,
     border_index,
+    capability,
     empty,
     pixels_last,
     refuse_dtype,
@@ -96,11 +98,16 @@ def shallow(
 @dataclass(frozen=True)
 class Packed:
     maps: conv_image.Packed
-    w3: torch.Tensor  # [C', taps']
+    w3: torch.Tensor | None  # [C', taps']; None where the maps are the output
     b3: torch.Tensor | None
     k3: int
     border: str
     activations: tuple[tuple[str, float], ...]
+
+
+def front(shapes: Sequence[Mapping[str, tuple[int, ...]]]) -> bool:
+    """Whether the steps are a layer on an image and a 1 x 1 to maps: conv_image, which has no window."""
+    return len(shapes) == 2 and shapes[1]["w"][2] == 1 and shapes[1]["w"][0] > IMAGE
 
 
 def supports(
@@ -113,12 +120,16 @@ def supports(
     w = [s["w"] for s in shapes]
     if not w[0][1] <= IMAGE < w[0][0] <= 64 or w[0][2] > 15:
         return "the first layer is not one of an image to at most 64 maps"
-    if len(w) == 3 and (w[1][2] != 1 or not IMAGE < w[1][0] <= 64):
-        return "the layer between is not 1 x 1 to at most 64 maps"
-    if w[-1][0] != 1 or not 1 <= w[-1][2] <= 7:
-        return "the last layer is not up to 7 x 7 to one channel"
     if any(p.get("input_activation", "none") != "none" or p.get("sum_inside") for p in params):
         return "an activation before a layer, or after its sum"
+    if front(shapes):
+        return refuse_dtype(dtype) if w[1][0] <= 64 else f"{w[1][0]} maps are more than 64"
+    if len(w) == 3 and (w[1][2] != 1 or not IMAGE < w[1][0] <= 64):
+        return "the layer between is not 1 x 1 to at most 64 maps"
+    if w[-1][0] != 1 or w[-1][2] > 7:
+        return "the last layer is not up to 7 x 7 to one channel"
+    if dtype == torch.float32 and w[-1][2] > 3 and not params[0].get("tf32"):
+        return "exact fp32 products are too slow to be made again for a window of 5 x 5"
     if params[-1].get("activation", "none") != "none":
         return "an activation after the last layer"
     if params[0].get("border", "zero") != params[-1].get("border", "zero"):
@@ -133,39 +144,48 @@ def pack(
     device: torch.device,
 ) -> Packed:
     first, last = weights[0], weights[-1]
-    between = weights[1] if len(weights) == 3 else {}
+    only_maps = front([{"w": tuple(w["w"].shape)} for w in weights])
+    between = weights[1] if len(weights) == 3 or only_maps else {}
     maps = conv_image.pack(first["w"], first.get("b"), between.get("w"), between.get("b"), params[0], dtype, device)
+    border = str(params[0].get("border", "zero"))
+    acts = [(str(p.get("activation", "none")), float(p.get("slope", 0.0))) for p in params]
+    if only_maps:
+        return Packed(maps, None, None, 1, border, tuple(acts))
     _, c, k, _ = last["w"].shape
     width = (maps.w if maps.w2 is None else maps.w2).shape[1]
     w3 = torch.zeros((width, max(16, triton.next_power_of_2(k * k))), dtype=maps.w.dtype, device=device)
     w3[:c, : k * k] = last["w"].to(device).reshape(c, k * k).to(maps.w.dtype)
-    acts = tuple((str(p.get("activation", "none")), float(p.get("slope", 0.0))) for p in params[:-1])
-    border = str(params[0].get("border", "zero"))
-    return Packed(maps, w3, as_bias(last.get("b"), 1, device), k, border, acts)
+    return Packed(maps, w3, as_bias(last.get("b"), 1, device), k, border, tuple(acts[:-1]))
 
 
 def candidates(packed: Packed, device: torch.device) -> list[Config]:
+    if packed.w3 is None:
+        return conv_image.candidates(packed.maps)
     taps = packed.w3.shape[1]
     if packed.maps.w.dtype == torch.float32 and packed.maps.precision == "ieee":
-        return [Config(8, 16, taps, 16, 8, 2)]
+        return [Config(16, 16, taps, 16, 8, 2), Config(8, 16, taps, 16, 8, 2)]
     k = min(32, packed.maps.w.shape[0])
-    return [Config(16, 32, taps, k, 8, 2), Config(16, 16, taps, k, 8, 2), Config(16, 16, taps, k, 4, 2)]
+    found = [Config(16, 16, taps, k, 8, 2)]
+    return [*found, Config(16, 32, taps, k, 8, 2)] if capability(device) >= 100 else found
 
 
 def launch(
     packed: Packed,
     x: torch.Tensor,  # [N, Ci, H, W]
-    residual: torch.Tensor | None = None,  # [N, 1, H, W]
+    residual: torch.Tensor | None = None,  # [N, 1 or C, H, W]
     *,
     config: Config | None = None,
-) -> torch.Tensor:  # [N, 1, H, W] fp32
+) -> torch.Tensor:  # [N, 1, H, W] fp32, or the maps
     p = packed.maps
     n, _, h, w = x.shape
-    source = conv_image.padded(x, p.k // 2, packed.border, p.w.dtype)
     residual = None if residual is None else pixels_last(residual)
+    (act1, slope1), (act2, slope2) = (*packed.activations, ("none", 0.0))[:2]
+    if packed.w3 is None:
+        how: dict[str, Any] = {"activation": act1, "slope": slope1, "activation2": act2, "slope2": slope2}
+        return conv_image.launch(p, x, residual, border=packed.border, config=config, **how)
+    source = conv_image.padded(x, p.k // 2, packed.border, p.w.dtype)
     out = empty(n, 1, h, w, torch.float32, x.device)
     c = config or candidates(packed, x.device)[0]
-    (act1, slope1), (act2, slope2) = (*packed.activations, ("none", 0.0))[:2]
     r = packed.k3 - 1
     shallow[(triton.cdiv(h, c.rows - r) * triton.cdiv(w, c.columns - r), n)](
         source, p.w, p.b, p.w2, p.b2, packed.w3, packed.b3, residual, out, h, w, slope1, slope2,
