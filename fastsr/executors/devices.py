@@ -6,12 +6,20 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
 DEVICE = re.compile(r"cuda(:\d+)?")
+
+
+def driver() -> bool:
+    """Whether this machine shows signs of an NVIDIA driver: looked for before torch, which takes seconds, is imported."""
+    if sys.platform == "win32":
+        return os.path.exists(os.path.join(os.environ.get("SYSTEMROOT", "C:/Windows"), "System32", "nvcuda.dll"))
+    return any(os.path.exists(path) for path in ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version"))
 
 
 def interpreted() -> bool:
@@ -31,7 +39,9 @@ def missing(device: str) -> str | None:
     import torch
 
     if torch.version.cuda is None:
-        return f"torch {torch.__version__} is a build without CUDA: install one with, see https://pytorch.org/get-started"
+        return (
+            f"torch {torch.__version__} is a build without CUDA: install one with, see https://pytorch.org/get-started"
+        )
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} finds no NVIDIA GPU or driver: see what `nvidia-smi` says"
     index = int(device.partition(":")[2] or 0)
@@ -39,7 +49,9 @@ def missing(device: str) -> str | None:
         return f"there are {torch.cuda.device_count()} GPUs, numbered from 0"
     capability = torch.cuda.get_device_capability(index)
     if capability < (8, 0):
-        return f"{torch.cuda.get_device_name(index)} has compute capability {capability[0]}.{capability[1]}, 8.0 is needed"
+        return (
+            f"{torch.cuda.get_device_name(index)} has compute capability {capability[0]}.{capability[1]}, 8.0 is needed"
+        )
     return None
 
 

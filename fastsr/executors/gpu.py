@@ -20,7 +20,7 @@ from fastsr import _core
 from fastsr.errors import DeviceError, LimitError, ModelError
 from fastsr.executors import devices, stages, tuning
 from fastsr.ops import OPS
-from fastsr.plan import INPUT, OUTPUT, Plan
+from fastsr.plan import INPUT, OUTPUT, Plan, Step
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +61,9 @@ class PreparedGpu:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         with on(self.device):
             self.stages = stages.build(plan, tensors, backends, self.dtype, self.device, precision == "tf32")
+            # Chroma and alpha go by bicubic beside the network.
+            aside = Plan("y", plan.scale, (Step("resize_bicubic", (INPUT,), OUTPUT, {}, {"scale": plan.scale}),))
+            (self._resize,) = stages.build(aside, {}, backends, self.dtype, self.device, False)
         self.choices = tuning.Choices(self.device)
         self._seen: set[tuple[int, ...]] = set()
         self._graphs: OrderedDict[tuple[int, ...], _Graph] = OrderedDict()
@@ -103,22 +106,28 @@ class PreparedGpu:
                     side = max(SMALLEST, -(-largest // 2))
                 self._forget()
 
+    def bicubic(
+        self,
+        x: Tensor,  # [N, C, h, w] fp32 on this device
+    ) -> Tensor:  # [N, C, h * scale, w * scale]
+        """resize_bicubic to the size of the network's output."""
+        import torch
+
+        with torch.no_grad(), on(self.device):
+            return self._resize.run([x], None)
+
     def bytes(self, n: int, h: int, w: int) -> int:
         """Device memory of a run of n images at once, weights not counted: values that live together, and scratch."""
+        rows = self.session.explain(SMALLEST, SMALLEST)
+        shapes = {row["out"]: (row["shape"][0], row["shape"][1] // SMALLEST) for row in rows}
+        shapes[INPUT] = (self.plan.channels, 1)
         peak, living = 0, {INPUT: self.plan.channels * 4 * h * w}
         for stage in self.stages:
-            made = stages.bytes_of(stage, self._shapes, h, w, self.dtype.itemsize)
-            living[stage.out] = made
-            peak = max(peak, sum(living.values()) + stage.scratch * h * w)
+            living[stage.out] = stages.bytes_of(stage, shapes, h, w, self.dtype.itemsize)
+            peak = max(peak, sum(living.values()) + stage.scratch * h * w * shapes[stage.inputs[0]][1] ** 2)
             for name in stage.frees:
                 living.pop(name)
         return n * peak
-
-    @property
-    def _shapes(self) -> dict[str, tuple[int, int]]:
-        """value -> (channels, upscale)"""
-        rows = self.session.explain(SMALLEST, SMALLEST)
-        return {row["out"]: (row["shape"][0], row["shape"][1] // SMALLEST) for row in rows}
 
     def _side(self, n: int, h: int, w: int) -> int | None:
         """Side of the tiles asked for, None for whole images."""
@@ -235,7 +244,7 @@ class _Graph:
         self.x = torch.empty(x.shape, device=x.device)
         self.x.copy_(x)
         self.graph = torch.cuda.CUDAGraph()
-        self.free = torch.cuda.Event()
+        self.free = torch.cuda.Event()  # type: ignore[no-untyped-call]
         torch.cuda.current_stream().synchronize()
         with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
             self.out = eager(self.x)

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fastsr.plan import Plan, Step
@@ -34,7 +35,7 @@ class Stage:
     """(inputs, dtype): the steps by torch in that dtype, what candidates are compared with"""
     candidates: tuple[Any, ...] = ()
     capturable: bool = True
-    scratch: int = 0  # bytes per LR pixel
+    scratch: int = 0  # bytes per pixel of the first input
     note: str = ""
     """why an earlier backend does not run it"""
     frees: tuple[str, ...] = ()
@@ -66,15 +67,9 @@ def build(
         del steps[: len(stage.steps)]
     last = {name: i for i, stage in enumerate(found) for name in stage.inputs}
     return [
-        _with(stage, frees=tuple(name for name in dict.fromkeys(stage.inputs) if last[name] == i))
+        replace(stage, frees=tuple(name for name in dict.fromkeys(stage.inputs) if last[name] == i))
         for i, stage in enumerate(found)
     ]
-
-
-def _with(stage: Stage, **changes: Any) -> Stage:
-    from dataclasses import replace
-
-    return replace(stage, **changes)
 
 
 def _module(backend: str, name: str) -> Any:
@@ -166,7 +161,7 @@ def _fused(
         run = tuple(steps[:count])
         if len(run) < count or any(step.op != "conv2d" for step in run) or len(run[0].inputs) != 1:
             continue
-        chained = all(after.inputs[0] == before.out for before, after in zip(run, run[1:], strict=False))
+        chained = all(after.inputs[0] == before.out for before, after in itertools.pairwise(run))
         alone = all(readers[step.out] == 1 for step in run[:-1]) and all(len(step.inputs) == 1 for step in run[:-1])
         if not (chained and alone):
             continue
@@ -176,11 +171,18 @@ def _fused(
             continue
         packed = shallow.pack([_weights(step, weights) for step in run], params, dtype, device)
         plain = _plain(run, weights, device)
-        inputs = (run[0].inputs[0], *run[-1].inputs[1:])
+        inputs = _inputs(run)
         key = f"triton shallow {_key(run, weights, dtype, tf32)}"
         candidates = tuple(shallow.candidates(packed, device))
-        return Stage(run, "triton shallow", inputs, _launcher(shallow, packed, {}, plain, dtype), plain, candidates, key=key)
+        return Stage(
+            run, "triton shallow", inputs, _launcher(shallow, packed, {}, plain, dtype), plain, candidates, key=key
+        )
     return None
+
+
+def _inputs(steps: Sequence[Step]) -> tuple[str, ...]:
+    """Values that a run of steps reads: of several, the first's only one and the last's residual."""
+    return steps[0].inputs if len(steps) == 1 else (*steps[0].inputs, *steps[-1].inputs[1:])
 
 
 def _key(steps: Sequence[Step], weights: Mapping[str, Tensor], dtype: torch.dtype, tf32: bool) -> str:
@@ -205,9 +207,7 @@ def _plain(
         image = dtype if dtype == torch.float64 else torch.float32
         names = {name for step in steps for name in step.weights.values()}
         mine = held.setdefault(dtype, {name: weights[name].to(device) for name in names})
-        values = dict(zip(steps[0].inputs[:1] + steps[-1].inputs[len(steps) > 1 :], inputs, strict=False))
-        if len(steps) == 1:
-            values = dict(zip(steps[0].inputs, inputs, strict=True))
+        values = dict(zip(_inputs(steps), inputs, strict=True))
         for step in steps:
             kind = image if step.op in IMAGES_ONLY else dtype
             roles = {role: mine[name].to(kind) for role, name in step.weights.items()}

@@ -92,7 +92,8 @@ def tune(stage: Stage, inputs: Sequence[Tensor], choices: Choices, measure: Meas
 def _dtype(stage: Stage) -> torch.dtype:
     import torch
 
-    return next(getattr(torch, part) for part in stage.key.split() if part in ("float32", "float16", "bfloat16"))
+    names = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    return next(names[part] for part in stage.key.split() if part in names)
 
 
 def _seconds(launch: Callable[[], Any]) -> float:
@@ -137,8 +138,9 @@ def _triton_version() -> str:
 
 
 def _kernels_hash() -> str:
-    from fastsr import kernels
+    import importlib
 
+    kernels = importlib.import_module("fastsr.kernels")
     digest = hashlib.sha256()
     for folder in kernels.__path__:
         for path in sorted(Path(folder).rglob("*")):

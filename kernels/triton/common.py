@@ -78,7 +78,7 @@ def empty(n: int, c: int, h: int, w: int, dtype: torch.dtype, device: torch.devi
 
 def pixels_last(x: torch.Tensor) -> torch.Tensor:
     """x itself where the channels of a pixel lie together, else a copy that has them so."""
-    n, c, h, w = x.shape
+    _, c, h, w = x.shape
     return x if x.stride() == (h * w * c, 1, w * c, c) else x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 

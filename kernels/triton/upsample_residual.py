@@ -95,7 +95,11 @@ def candidates(packed: Packed, device: torch.device) -> list[Config]:
         return [Config(1, 64, 32, 16, 4, 2), Config(1, 32, 32, 16, 4, 2)]
     n = 16 if c <= 16 else 32 if c <= 32 else 64 if c <= 64 else 128
     k = 16 if c <= 16 else 32 if c <= 32 else 64
-    return [Config(1, 128, n, k, 4 if n <= 64 else 8, 2), Config(1, 64, n, k, 4, 2), Config(1, 128, min(n, 64), k, 4, 3)]
+    return [
+        Config(1, 128, n, k, 4 if n <= 64 else 8, 2),
+        Config(1, 64, n, k, 4, 2),
+        Config(1, 128, min(n, 64), k, 4, 3),
+    ]
 
 
 def launch(
