@@ -12,10 +12,15 @@ from typing import Any
 import numpy as np
 
 from fastsr import _core, executors
+from fastsr.executors import tuning
 from fastsr.plan import Param, Plan, Step
 
 TOLERANCE = {"fp32": 1e-5}
 """precision -> max abs error against float64, outputs of order 1"""
+
+FACTOR = tuning.FACTOR
+FLOOR = tuning.FLOOR
+"""a GPU kernel: error against float64 <= FACTOR times plain torch's at the same precision, plus FLOOR of the size"""
 
 UGLY = ((1, 1), (1, 7), (13, 1), (2, 2), (17, 31), (33, 47))
 """h, w that break assumptions: single pixels, primes, one past a vector"""
@@ -69,6 +74,18 @@ def assert_matches(out: np.ndarray, expected: np.ndarray, precision: str = "fp32
     size = max(1.0, float(np.abs(expected).max()))
     worst = float(np.abs(out - expected).max())
     assert worst <= TOLERANCE[precision] * size, f"max abs error {worst:.3g} on outputs of size {size:.3g}"
+
+
+def assert_as_near(out: Any, expected: Any, plain: Any, precision: str) -> None:
+    """A kernel's torch tensor is as near the float64 `expected` as plain torch at its precision; fp32 also within 1e-5."""
+    assert out.shape == expected.shape, (out.shape, expected.shape)
+    out = out.detach().cpu().double()
+    assert bool(out.isfinite().all()), "the output holds NaN: something was read before it was written, or not written"
+    size = max(1.0, float(expected.abs().max()))
+    error = float((out - expected).abs().max())
+    limit = FACTOR * float((plain.double() - expected).abs().max()) + FLOOR[precision] * size
+    assert error <= limit, f"max abs error {error:.3g}, plain torch's limit {limit:.3g}"
+    assert precision != "fp32" or error <= TOLERANCE["fp32"] * size, f"max abs error {error:.3g}"
 
 
 def halves() -> list[str]:

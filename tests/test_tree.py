@@ -26,11 +26,23 @@ ALLOWED = {
     "families": {"plan", "ops", "errors"},
     "modelfile": {"plan", "errors", "executors"},
     "catalog": {"modelfile", "errors"},
-    "executors": {"plan", "ops", "errors", "_core"},
+    "executors": {"plan", "ops", "errors", "_core", "kernels", "executors"},
     "metrics": {"errors"},
     "image": {"errors"},
     "color": {"errors", "_core", "image"},
-    "upscaler": {"catalog", "image", "color", "executors", "modelfile", "plan", "errors", "_core", "convert"},
+    "tensors": {"color", "image", "errors"},
+    "upscaler": {
+        "catalog",
+        "image",
+        "color",
+        "executors",
+        "modelfile",
+        "plan",
+        "errors",
+        "_core",
+        "convert",
+        "tensors",
+    },
     "convert": {"families", "modelfile", "plan", "errors", "ops", "train"},
     "train": {"families", "modelfile", "metrics", "ops", "upscaler", "evaluate", "errors", "_core", "train"},
 }
@@ -60,6 +72,22 @@ def test_the_grid_is_complete() -> None:
             f"bench/bench_{op}.py",
         ):
             assert (ROOT / cell).exists(), f"{op} has no {cell}"
+
+
+def test_the_triton_column_is_complete() -> None:
+    """A GPU executor runs any op by torch, but every op has a kernel; the others there are what ops share."""
+    files = {path.stem for path in (ROOT / "kernels/triton").glob("*.py")}
+    shared = {"__init__", "common", "conv_gemm", "conv_image", "conv_few", "shallow"}
+    assert files - shared == set(OPS)
+    for op in OPS:
+        text = (ROOT / f"kernels/triton/{op}.py").read_text()
+        for entry in ("supports", "pack", "launch"):
+            assert f"\ndef {entry}(" in text, f"kernels/triton/{op}.py has no {entry}"
+
+
+def test_kernels_import_nothing_of_ours_but_themselves() -> None:
+    for path in ROOT.glob("kernels/**/*.py"):
+        assert imported(path) <= {"kernels"}, path
 
 
 @pytest.mark.parametrize("module", sorted(ALLOWED))
@@ -101,14 +129,21 @@ def test_importing_fastsr_imports_no_torch() -> None:
 
 
 def test_files_can_be_read_at_one_sitting() -> None:
-    for pattern in ("fastsr/**/*.py", "csrc/**/*.cpp", "csrc/**/*.h", "tests/**/*.py", "bench/**/*.py"):
+    for pattern in (
+        "fastsr/**/*.py",
+        "kernels/**/*.py",
+        "csrc/**/*.cpp",
+        "csrc/**/*.h",
+        "tests/**/*.py",
+        "bench/**/*.py",
+    ):
         for path in ROOT.glob(pattern):
             lines = len(path.read_text().splitlines())
             assert lines <= 500, f"{path.relative_to(ROOT)} has {lines} lines"
 
 
 def test_no_todo_without_an_issue() -> None:
-    for pattern in ("fastsr/**/*.py", "csrc/**/*.cpp", "csrc/**/*.h"):
+    for pattern in ("fastsr/**/*.py", "kernels/**/*.py", "csrc/**/*.cpp", "csrc/**/*.h"):
         for path in ROOT.glob(pattern):
             for line in path.read_text().splitlines():
                 assert "TODO" not in line or re.search(r"TODO\(#\d+\)", line), f"{path}: {line.strip()}"

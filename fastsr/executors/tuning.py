@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 Measure = Callable[[Callable[[], Any]], float]
 """a launch -> its seconds"""
 FACTOR = 2.0
-FLOOR = 1e-6
-"""of the output's size: where plain torch happens to be exact, a candidate need not be"""
+FLOOR = {"fp32": 2.0**-22, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8}
+"""one rounding of the output's size: where plain torch happens to be exact, a candidate need not be"""
 
 
 class Choices:
@@ -68,9 +68,9 @@ def tune(stage: Stage, inputs: Sequence[Tensor], choices: Choices, measure: Meas
     if not stage.candidates:
         return []
     truth = stage.plain(inputs, torch.float64)
-    dtype = inputs[0].dtype if inputs[0].shape[1] > 4 else _dtype(stage)
+    precision, dtype = _precision(stage)
     size = max(1.0, float(truth.abs().max()))
-    limit = FACTOR * float((stage.plain(inputs, dtype).double() - truth).abs().max()) + FLOOR * size
+    limit = FACTOR * float((stage.plain(inputs, dtype).double() - truth).abs().max()) + FLOOR[precision] * size
     rows, best = [], None
     for candidate in stage.candidates:
         row: dict[str, Any] = {"stage": stage.key, "config": _plain(candidate), "limit": limit, "seconds": None}
@@ -89,11 +89,17 @@ def tune(stage: Stage, inputs: Sequence[Tensor], choices: Choices, measure: Meas
     return rows
 
 
-def _dtype(stage: Stage) -> torch.dtype:
+def _precision(stage: Stage) -> tuple[str, torch.dtype]:
     import torch
 
-    names = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    return next(names[part] for part in stage.key.split() if part in names)
+    words = stage.key.split()
+    names = {
+        "float32": ("fp32", torch.float32),
+        "float16": ("fp16", torch.float16),
+        "bfloat16": ("bf16", torch.bfloat16),
+    }
+    precision, dtype = next(names[word] for word in words if word in names)
+    return "tf32" if "tf32" in words else precision, dtype
 
 
 def _seconds(launch: Callable[[], Any]) -> float:

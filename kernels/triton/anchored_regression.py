@@ -33,6 +33,7 @@ from fastsr.kernels.triton.common import Config, border_index, dot_precision, re
 FLAT: tl.constexpr = tl.constexpr(2.0**-16)  # fastsr.ops.anchored_regression says why; tests/kernels holds them equal
 SCORED = 64
 BLOCK = 512
+TILE = (4, 128)
 
 
 @triton.jit
@@ -131,13 +132,13 @@ def project(
 
 
 @triton.jit
-def combine(detail_ptr, base_ptr, y_ptr, h, w, sn, sh, sw, S: tl.constexpr, BLOCK: tl.constexpr):
+def combine(detail_ptr, base_ptr, y_ptr, h, w, sn, sh, sw, S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     n = tl.program_id(2).to(tl.int64)
-    y = tl.program_id(0)
-    x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    valid = x < w * S
+    y = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
+    x = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
+    valid = (y < h * S) & (x < w * S)
     MM: tl.constexpr = 9 * S * S
-    total = tl.zeros((BLOCK,), tl.float32)
+    total = tl.zeros((ROWS, BLOCK), tl.float32)
     for j in tl.static_range(3):
         for i in tl.static_range(3):
             # Of the patch j cells down this pixel lies in cell 2 - j.
@@ -145,7 +146,7 @@ def combine(detail_ptr, base_ptr, y_ptr, h, w, sn, sh, sw, S: tl.constexpr, BLOC
             at = ((2 - j) * S + y % S) * (3 * S) + (2 - i) * S + x % S
             total += tl.load(detail_ptr + p * MM + at, mask=valid, other=0.0).to(tl.float32)
     base = tl.load(base_ptr + n * sn + y.to(tl.int64) * sh + x.to(tl.int64) * sw, mask=valid, other=0.0).to(tl.float32)
-    tl.store(y_ptr + (n * h * S + y) * (w * S) + x, base + total / 9.0, mask=valid)
+    tl.store(y_ptr + (n * h * S + y) * (w * S) + x, base + total * (1.0 / 9.0), mask=valid)
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def launch(
     project[(tiles,)](
         f, packed.projections, order, first, counts, detail, n1, mm, mp, ap, c.rows, c.n, packed.precision, **c.how
     )
-    combine[(h * scale, triton.cdiv(w * scale, BLOCK), n)](
-        detail, base, out, h, w, base.stride(0), base.stride(2), base.stride(3), scale, BLOCK
+    combine[(triton.cdiv(h * scale, TILE[0]), triton.cdiv(w * scale, TILE[1]), n)](
+        detail, base, out, h, w, base.stride(0), base.stride(2), base.stride(3), scale, *TILE
     )
     return out

@@ -37,15 +37,18 @@ from fastsr.kernels.triton.common import (
 
 
 @triton.jit
-def pad_border(x_ptr, y_ptr, H, W, sn, sc, sh, sw, r, C: tl.constexpr, BORDER: tl.constexpr, BLOCK: tl.constexpr):
-    """y [N, H + 2r, W + 2r, C] = x of any strides with its border; one program = BLOCK pixels of a row."""
-    y = tl.program_id(0)
-    x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+def pad_border(
+    x_ptr, y_ptr, H, W, sn, sc, sh, sw, r,
+    C: tl.constexpr, BORDER: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """y [N, H + 2r, W + 2r, C] = x of any strides with its border; one program = ROWS x BLOCK pixels."""
+    y = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
+    x = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
     width = W + 2 * r
     n = tl.program_id(2).to(tl.int64)
-    sy = border_index(y - r + x * 0, H, BORDER).to(tl.int64)
+    sy = border_index(y - r, H, BORDER).to(tl.int64)
     sx = border_index(x - r, W, BORDER)
-    stored = x < width
+    stored = (y < H + 2 * r) & (x < width)
     inside = stored & (sy >= 0) & (sy < H) & (sx >= 0) & (sx < W)
     row = (n * (H + 2 * r) + y) * width * C
     for c in tl.static_range(C):
@@ -62,9 +65,9 @@ def padded(
 ) -> torch.Tensor:  # [N, H + 2r, W + 2r, C]
     n, c, h, w = x.shape
     out = torch.empty((n, h + 2 * r, w + 2 * r, c), dtype=dtype, device=x.device)
-    block = 1024
-    grid = (h + 2 * r, triton.cdiv(w + 2 * r, block), n)
-    pad_border[grid](x, out, h, w, *x.stride(), r, c, BORDERS[border], block)
+    rows, block = 8, 128
+    grid = (triton.cdiv(h + 2 * r, rows), triton.cdiv(w + 2 * r, block), n)
+    pad_border[grid](x, out, h, w, *x.stride(), r, c, BORDERS[border], rows, block)
     return out
 
 

@@ -2,7 +2,7 @@
 """resize_bicubic   out = A x B', A and B of the cubic kernel with a = -0.5 and symmetric border (MATLAB's imresize)
 
 shapes   x [N, C, h, w] of any strides   out [N, s h, s w, C] fp32 (C <= 4)   taps [s, 4] fp32, one row a phase
-work     one program = BLOCK numbers of one row of out; 16 reads of x each, most of them from L1
+work     one program = ROWS x BLOCK numbers of out; 16 reads of x each, most of them from L1
 cost     40 FLOP a number; HBM reads 1 / s s and writes 1 number each: bound by writing. Not measured on a GPU.
 """
 
@@ -18,33 +18,32 @@ import triton.language as tl
 
 from fastsr.kernels.triton.common import border_index, empty, out_dtype, refuse_dtype
 
-BLOCK = 512
+ROWS, BLOCK = 8, 128
 
 
 @triton.jit
 def bicubic(
     x_ptr, taps_ptr, y_ptr, h, w, sn, sc, sh, sw,
-    C: tl.constexpr, S: tl.constexpr, BLOCK: tl.constexpr,
+    C: tl.constexpr, S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(2).to(tl.int64)
-    y = tl.program_id(0)
-    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    stored = i < w * S * C
-    x = tl.where(stored, i // C, 0)
+    y = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
+    i = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
+    stored = (y < h * S) & (i < w * S * C)
+    x = i // C
     plane = x_ptr + n * sn + (i % C).to(tl.int64) * sc
     # The first of four taps: floor((o + 1/2) / s - 1/2) - 1.
     y0 = (2 * y + 1 + S) // (2 * S) - 2
     x0 = (2 * x + 1 + S) // (2 * S) - 2
-    out = tl.zeros((BLOCK,), tl.float32)
+    out = tl.zeros((ROWS, BLOCK), tl.float32)
     for j in tl.static_range(4):
         row = border_index(y0 + j, h, 2).to(tl.int64) * sh
-        along = tl.zeros((BLOCK,), tl.float32)
+        along = tl.zeros((ROWS, BLOCK), tl.float32)
         for k in tl.static_range(4):
             v = tl.load(plane + row + border_index(x0 + k, w, 2).to(tl.int64) * sw, mask=stored, other=0.0)
             along += v.to(tl.float32) * tl.load(taps_ptr + (x % S) * 4 + k)
         out += along * tl.load(taps_ptr + (y % S) * 4 + j)
-    row = (n * h * S + y) * w * (S * C)
-    tl.store(y_ptr + row + i, out.to(y_ptr.dtype.element_ty), mask=stored)
+    tl.store(y_ptr + (n * h * S + y) * w * (S * C) + i, out.to(y_ptr.dtype.element_ty), mask=stored)
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,6 @@ def launch(
 ) -> torch.Tensor:  # [N, C, s h, s w]
     n, c, h, w = x.shape
     out = empty(n, c, h * scale, w * scale, out_dtype(c, packed.dtype), x.device)
-    grid = (h * scale, triton.cdiv(w * scale * c, BLOCK), n)
-    bicubic[grid](x, packed.taps, out, h, w, *x.stride(), c, scale, BLOCK)
+    grid = (triton.cdiv(h * scale, ROWS), triton.cdiv(w * scale * c, BLOCK), n)
+    bicubic[grid](x, packed.taps, out, h, w, *x.stride(), c, scale, ROWS, BLOCK)
     return out
