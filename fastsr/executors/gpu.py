@@ -58,7 +58,7 @@ class PreparedGpu:
         self.session = _core.Session(plan.to_dict(), arrays, threads=1)
         self.radius = self.session.radius
         self.isa = devices.name(self.device)
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
         with on(self.device):
             self.stages = stages.build(plan, tensors, backends, self.dtype, self.device, precision == "tf32")
             # Chroma and alpha go by bicubic beside the network.

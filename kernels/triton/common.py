@@ -45,10 +45,14 @@ class Config:
         return {"num_warps": self.warps, "num_stages": self.stages}
 
 
+STANDS_FOR = 90
+"""the GPU that a CPU stands for, in the interpreter and ahead of time (bench/aot.py)"""
+
+
 def capability(device: torch.device) -> int:
-    """80, 90, 100; of a CPU (the interpreter) 90."""
+    """80, 90, 100."""
     if device.type != "cuda":
-        return 90
+        return STANDS_FOR
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
 

