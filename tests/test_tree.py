@@ -31,6 +31,7 @@ ALLOWED = {
     "image": {"errors"},
     "color": {"errors", "_core", "image"},
     "tensors": {"color", "image", "errors"},
+    "torch_ops": {"executors", "ops"},
     "upscaler": {
         "catalog",
         "image",

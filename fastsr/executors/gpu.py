@@ -69,6 +69,7 @@ class PreparedGpu:
         self._graphs: OrderedDict[tuple[int, ...], _Graph] = OrderedDict()
         self._lock = threading.Lock()
         self._pool: Any = None
+        self._turn: Any = None  # an event: the last replay is done with the pool
 
     def run(
         self,
@@ -182,7 +183,8 @@ class PreparedGpu:
 
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        graph = _Graph(self._eager, x, self._pool)
+            self._turn = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        graph = _Graph(self._eager, x, self._pool, self._turn)
         self._graphs[tuple(x.shape)] = graph
         while len(self._graphs) > GRAPHS:
             self._graphs.popitem(last=False)
@@ -236,28 +238,30 @@ class PreparedGpu:
 
 
 class _Graph:
-    """One shape's launches, replayed at once. Replays follow each other, on whatever streams they are asked for."""
+    """One shape's launches, replayed at once.
 
-    def __init__(self, eager: Callable[[Tensor], Tensor], x: Tensor, pool: Any) -> None:
+    All graphs share one pool of memory, so replays follow each other, on whatever streams they are asked for.
+    """
+
+    def __init__(self, eager: Callable[[Tensor], Tensor], x: Tensor, pool: Any, turn: Any) -> None:
         import torch
 
         self.x = torch.empty(x.shape, device=x.device)
         self.x.copy_(x)
         self.graph = torch.cuda.CUDAGraph()
-        self.free = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        torch.cuda.current_stream().synchronize()
+        self.turn = turn
+        torch.cuda.synchronize(x.device)
         with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
             self.out = eager(self.x)
-        self.free.record()
 
     def replay(self, x: Tensor) -> Tensor:
         import torch
 
-        torch.cuda.current_stream().wait_event(self.free)
+        torch.cuda.current_stream().wait_event(self.turn)
         self.x.copy_(x)
         self.graph.replay()
         out = self.out.clone()
-        self.free.record()
+        self.turn.record()
         return out
 
 

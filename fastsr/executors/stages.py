@@ -101,7 +101,7 @@ def _single(
     """One step by the first backend that has it."""
     mine, shapes = _weights(step, weights), _shapes(step, weights)
     params = {**step.params, **({"tf32": True} if tf32 else {})}
-    plain = _plain((step,), weights, device)
+    plain = _plain((step,), weights, device, tf32)
     key = _key((step,), weights, dtype, tf32)
     note = ""
     for backend in backends:
@@ -170,7 +170,7 @@ def _fused(
         if shallow.supports(params, shapes, dtype):
             continue
         packed = shallow.pack([_weights(step, weights) for step in run], params, dtype, device)
-        plain = _plain(run, weights, device)
+        plain = _plain(run, weights, device, tf32)
         inputs = _inputs(run)
         key = f"triton shallow {_key(run, weights, dtype, tf32)}"
         candidates = tuple(shallow.candidates(packed, device))
@@ -196,28 +196,48 @@ def _key(steps: Sequence[Step], weights: Mapping[str, Tensor], dtype: torch.dtyp
 
 
 def _plain(
-    steps: tuple[Step, ...], weights: Mapping[str, Tensor], device: torch.device
+    steps: tuple[Step, ...], weights: Mapping[str, Tensor], device: torch.device, tf32: bool
 ) -> Callable[[Sequence[Tensor], torch.dtype], Tensor]:
     """The steps by their torch references in a dtype; images stay fp32 (fp64 in fp64) between and after them."""
-    held: dict[torch.dtype, dict[str, Tensor]] = {}
+    held: dict[torch.dtype, list[dict[str, Tensor]]] = {}
+
+    def cast(dtype: torch.dtype) -> list[dict[str, Tensor]]:
+        """Per step its weights by role, as cuDNN likes them."""
+        import torch
+
+        def one(w: Tensor, kind: torch.dtype) -> Tensor:
+            w = w.to(device, kind)
+            return w.contiguous(memory_format=torch.channels_last) if w.ndim == 4 else w
+
+        return [{r: one(weights[name], _kind(step, dtype)) for r, name in step.weights.items()} for step in steps]
 
     def run(inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         import torch
 
-        image = dtype if dtype == torch.float64 else torch.float32
-        names = {name for step in steps for name in step.weights.values()}
-        mine = held.setdefault(dtype, {name: weights[name].to(device) for name in names})
+        if dtype not in held:
+            held[dtype] = cast(dtype)
         values = dict(zip(_inputs(steps), inputs, strict=True))
-        for step in steps:
-            kind = image if step.op in IMAGES_ONLY else dtype
-            roles = {role: mine[name].to(kind) for role, name in step.weights.items()}
-            op = importlib.import_module(f"fastsr.ops.{step.op}")
-            out = op.reference(*(values[name].to(kind) for name in step.inputs), **roles, **step.params)
-            small = out.shape[1] <= IMAGE
-            values[step.out] = out.to(image) if small else out.contiguous(memory_format=torch.channels_last)
+        # By default torch rounds fp32 convolutions to tf32. These switches are the process's: held for these calls only.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=tf32):
+            for step, roles in zip(steps, held[dtype], strict=True):
+                op = importlib.import_module(f"fastsr.ops.{step.op}")
+                given = (values[name].to(_kind(step, dtype)) for name in step.inputs)
+                out = op.reference(*given, **roles, **step.params)
+                if out.shape[1] <= IMAGE:
+                    out = out.to(torch.float64 if dtype == torch.float64 else torch.float32)
+                else:
+                    out = out.contiguous(memory_format=torch.channels_last)
+                values[step.out] = out
         return values[steps[-1].out]
 
     return run
+
+
+def _kind(step: Step, dtype: torch.dtype) -> torch.dtype:
+    """The dtype a step computes in: what makes images of images stays fp32, or fp64."""
+    import torch
+
+    return torch.float32 if step.op in IMAGES_ONLY and dtype != torch.float64 else dtype
 
 
 def bytes_of(stage: Stage, shapes: Mapping[str, tuple[int, int]], h: int, w: int, size: int) -> int:
