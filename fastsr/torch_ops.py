@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from fastsr.executors import devices
+from fastsr.executors.gpu import on
 from fastsr.ops import OPS
 
 ACTIVATION = 'str activation="relu", float slope=0.0'
@@ -43,7 +44,7 @@ INPUTS = ("x", "y", "base", "residual")
 PACKED = 64
 """weights whose packed form is kept, the last used"""
 
-_library = torch.library.Library("fastsr", "DEF")
+_library: Any = torch.library.Library("fastsr", "DEF")  # type: ignore[no-untyped-call]
 _lock = threading.Lock()
 _packed: OrderedDict[tuple[Any, ...], tuple[list[Any], Any]] = OrderedDict()
 
@@ -85,7 +86,9 @@ def _by_kernel(op: str) -> Callable[..., Tensor]:
         kernel = importlib.import_module(f"fastsr.kernels.triton.{op}")
         if kernel.supports(params, {role: tuple(w.shape) for role, w in weights.items()}, dtype):
             return plain(*args)
-        out = kernel.launch(_pack(op, kernel, weights, params, dtype, inputs[0].device), *inputs, **params)
+        device = inputs[0].device
+        with on(device):
+            out = kernel.launch(_pack(op, kernel, weights, params, dtype, device), *inputs, **params)
         return _fresh(out.to(dtype), inputs)
 
     return run
@@ -93,8 +96,8 @@ def _by_kernel(op: str) -> Callable[..., Tensor]:
 
 def _pack(op: str, kernel: Any, weights: dict[str, Tensor], params: dict[str, Any], dtype: Any, device: Any) -> Any:
     """The packed weights; packed anew when one of them was written or is another tensor."""
-    key = (op, dtype, str(device), tuple(sorted(params.items())))
-    key += tuple((role, id(w), w._version) for role, w in sorted(weights.items()))
+    written = tuple((role, id(w), w._version) for role, w in sorted(weights.items()))
+    key = (op, dtype, str(device), tuple(sorted(params.items())), written)
     with _lock:
         kept = _packed.get(key)
         # An id may be given again after its tensor is gone.

@@ -134,6 +134,16 @@ class Upscaler:
         """Per step of the plan for an h x w input: op, out, shape, radius, flops, bytes, who runs it."""
         return self._prepared.explain(h, w)
 
+    def tune(self, h: int, w: int, n: int = 1) -> list[dict[str, Any]]:
+        """Time the kernels' candidates on the GPU for n images of h x w; the fastest right ones are used from now on.
+
+        They are kept in the user's cache folder (docs/architecture.md). Returns what was tried. Raises DeviceError on a CPU.
+        """
+        if not hasattr(self._prepared, "tune"):
+            raise DeviceError(f"executor {self._executor.name!r} has nothing to tune: load with device='cuda'")
+        rows: list[dict[str, Any]] = self._prepared.tune(n, h, w)
+        return rows
+
     def __repr__(self) -> str:
         return f"<fastsr.Upscaler {self.name} x{self.scale} on {self._executor.name}>"
 

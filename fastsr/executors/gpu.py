@@ -118,7 +118,7 @@ class PreparedGpu:
             return self._resize.run([x], None)
 
     def bytes(self, n: int, h: int, w: int) -> int:
-        """Device memory of a run of n images at once, weights not counted: values that live together, and scratch."""
+        """Device memory of a run of n images at once: values that live together, and scratch that grows with the image."""
         rows = self.session.explain(SMALLEST, SMALLEST)
         shapes = {row["out"]: (row["shape"][0], row["shape"][1] // SMALLEST) for row in rows}
         shapes[INPUT] = (self.plan.channels, 1)
@@ -203,7 +203,7 @@ class PreparedGpu:
         values = {INPUT: x}
         for stage in self.stages:
             inputs = [values[name] for name in stage.inputs]
-            values[stage.out] = stage.run(inputs, self.choices.of(stage, inputs))
+            values[stage.out] = stage.run(inputs, self.choices.of(stage, inputs[0].shape))
             for name in stage.frees:
                 del values[name]
         return values[OUTPUT].contiguous()
@@ -221,19 +221,26 @@ class PreparedGpu:
             for stage in self.stages:
                 inputs = [values[name] for name in stage.inputs]
                 rows += tuning.tune(stage, inputs, self.choices, measure)
-                values[stage.out] = stage.run(inputs, self.choices.of(stage, inputs))
+                values[stage.out] = stage.run(inputs, self.choices.of(stage, inputs[0].shape))
                 for name in stage.frees:
                     del values[name]
             self._graphs.clear()
         return rows
 
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
-        who = {step.out: stage for stage in self.stages for step in stage.steps}
+        of = {step.out: stage for stage in self.stages for step in stage.steps}
+        found = self.session.explain(h, w)
+        shapes = {INPUT: (self.plan.channels, h, w)} | {row["out"]: row["shape"] for row in found}
         rows = []
-        for row in self.session.explain(h, w):
-            kept = {key: row[key] for key in ("op", "out", "shape", "radius", "flops", "bytes")}
-            stage = who[row["out"]]
-            rows.append(kept | {"who": f"{stage.who} {self.precision}" + (f" ({stage.note})" if stage.note else "")})
+        for row in found:
+            stage = of[row["out"]]
+            chosen = self.choices.of(stage, (1, *shapes[stage.inputs[0]]))
+            who = f"{'torch' if chosen == 'torch' else stage.who} {self.precision}"
+            if chosen is not None:
+                who += " tuned"
+            if stage.note:
+                who += f" ({stage.note})"
+            rows.append({key: row[key] for key in ("op", "out", "shape", "radius", "flops", "bytes")} | {"who": who})
         return rows
 
 

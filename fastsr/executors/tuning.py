@@ -40,16 +40,16 @@ class Choices:
         self.machine = f"{devices.name(device)} triton {_triton_version()} kernels {_kernels_hash()}"
         self.found = _read(self.path).get(self.machine, {}) if path or device.type == "cuda" else {}
 
-    def of(self, stage: Stage, inputs: Sequence[Tensor]) -> Any:
-        """The tuned candidate; None for the kernel's default."""
+    def of(self, stage: Stage, shape: Sequence[int]) -> Any:
+        """The tuned candidate for a first input of `shape` [N, C, H, W]; None for the kernel's default."""
         if not stage.candidates or not self.found:
             return None
-        kept = self.found.get(_row(stage, inputs))
+        kept = self.found.get(_row(stage, shape))
         return next((c for c in stage.candidates if _plain(c) == kept), None)
 
-    def keep(self, stage: Stage, inputs: Sequence[Tensor], candidate: Any) -> None:
+    def keep(self, stage: Stage, shape: Sequence[int], candidate: Any) -> None:
         """Remember it here and on disk, beside what others wrote there meanwhile."""
-        self.found[_row(stage, inputs)] = _plain(candidate)
+        self.found[_row(stage, shape)] = _plain(candidate)
         everything = _read(self.path)
         everything[self.machine] = everything.get(self.machine, {}) | self.found
         temporary = self.path.parent / f".{self.path.name}-{secrets.token_hex(6)}"
@@ -85,7 +85,7 @@ def tune(stage: Stage, inputs: Sequence[Tensor], choices: Choices, measure: Meas
         if row["seconds"] is not None and (best is None or row["seconds"] < best[0]):
             best = (row["seconds"], candidate)
     if best is not None:
-        choices.keep(stage, inputs, best[1])
+        choices.keep(stage, inputs[0].shape, best[1])
     return rows
 
 
@@ -109,9 +109,9 @@ def _seconds(launch: Callable[[], Any]) -> float:
     return 1e-3 * float(do_bench(launch, warmup=10, rep=50, return_mode="median"))
 
 
-def _row(stage: Stage, inputs: Sequence[Tensor]) -> str:
+def _row(stage: Stage, shape: Sequence[int]) -> str:
     """Stages of one key share results, images of one power of four of pixels do."""
-    n, _, h, w = inputs[0].shape
+    n, _, h, w = shape
     return f"{stage.key} 4^{((n * h * w).bit_length() + 1) // 2}"
 
 
