@@ -5,9 +5,10 @@ shapes   x [N, H, W, Ci]   w [k k, Ci, Co']   b [Co'] fp32   r, y [N, H, W, Co] 
 work     one program = a tile of rows x columns pixels times n output channels; k k Ci / k products
          [rows columns, k] . [k, n]; programs of one tile and different channels are neighbours, so that its pixels are
          read from memory once and from L2 otherwise
-cost     2 k k Ci Co FLOP a pixel; HBM reads Ci + writes Co (+ reads Co of r) numbers a pixel; L2 to SM reads k k Ci
-         numbers a pixel per n channels: 36 KiB for 9 taps of 256 channels in fp16 by 128 x 128 tiles, 128 FLOP a byte.
-         Not measured on a GPU.
+cost     2 k k Ci Co FLOP a pixel; HBM reads Ci + writes Co (+ reads Co of r) numbers a pixel. L2 is what limits wide layers:
+         every tap fetches its pixels again, 32 KB for 2.1 MFLOP in tiles of 128 pixels x 128 channels (64 FLOP a byte; at
+         5.5 TB/s 350 TFLOP/s), 24 KB for 2.1 MFLOP in 256 x 128 (470). Not measured on a GPU. Next: one halo tile in shared
+         memory for all nine taps, which Triton cannot address by pixel (kernels/cuda can).
 
 Taps are a loop of run time: unrolled, an fp32 tile takes minutes to compile. The sum runs over taps, then channels, in
 steps of the instruction, whatever the tile: a pixel's value does not depend on where a tile begins.
@@ -131,15 +132,15 @@ def candidates(dtype: torch.dtype, ci: int, co: int, arch: int) -> list[Config]:
         return [Config(8, 8, 2 * n if co > 32 else n, 16, 4, 2), Config(8, 8, n, 16, 4, 2), Config(4, 8, n, 16, 4, 2)]
     n = 16 if co <= 16 else 32 if co <= 32 else 64 if co <= 64 else 128
     k = 16 if ci <= 16 else 32 if ci <= 32 else 64
-    stages = 4 if 90 <= arch < 120 else 3  # what 99 KB hold where there are not 227
-    found = [Config(8, 16, n, k, 4 if n <= 64 else 8, stages)]
     if n == 128:
-        found += [Config(8, 16, 64, k, 4, stages), Config(8, 16, 128, 32, 8, stages), Config(8, 8, 128, k, 4, stages)]
-        if arch < 90 or arch >= 100:
-            found += [Config(16, 16, 128, k, 8, 3)]  # of 255 registers; spills on sm_90
-    else:
-        found += [Config(8, 8, n, k, 4, stages), Config(16, 16, n, k, 8, 3)]
-    return found
+        # 3 stages of 32 KB: two programs a processor of sm_90 and sm_100, and one where 99 KB are all.
+        found = [Config(8, 16, 128, k, 8, 3), Config(8, 16, 64, k, 4, 3), Config(8, 8, 128, k, 4, 3)]
+        if arch >= 90:
+            found += [Config(16, 16, 128, min(k, 32), 8, 4)]
+            found += [Config(8, 16, 256, min(k, 32), 8, 4)] if co >= 256 else []
+        return found
+    stages = 4 if 90 <= arch < 120 else 3
+    return [Config(8, 16, n, k, 4, stages), Config(8, 8, n, k, 4, stages), Config(16, 16, n, k, 8, 3)]
 
 
 def launch(

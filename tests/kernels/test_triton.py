@@ -115,6 +115,13 @@ def test_cista(device: Any, precision: str, steps: int) -> None:
     check(device, precision, "cista", [plane(5, 1, 12, 5, 17)], weights, steps=steps)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_cista_of_the_papers_width(device: Any, precision: str) -> None:
+    """The tiles of wide layers: eight warps, of which one version of Triton is known to make wrong 3 x 3 convolutions."""
+    weights = {"w": weight(1, 256, 128, 3), "s": 0.5 * weight(2, 256, 256, 3)}
+    check(device, precision, "cista", [plane(5, 1, 128, 9, 7)], weights, steps=2)
+
+
 @pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("scale", [2, 3])
 def test_upsample_residual(device: Any, precision: str, scale: int) -> None:
