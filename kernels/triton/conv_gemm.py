@@ -129,7 +129,7 @@ def candidates(dtype: torch.dtype, ci: int, co: int, arch: int) -> list[Config]:
     """The default first. Tiles of exact fp32 products stay small: they are unrolled into single instructions."""
     if dtype == torch.float32:
         n = 32 if co > 16 else 16
-        return [Config(8, 8, 2 * n if co > 32 else n, 16, 4, 2), Config(8, 8, n, 16, 4, 2), Config(4, 8, n, 16, 4, 2)]
+        return [Config(8, 8, n, 16, 4, 2), Config(4, 8, n, 16, 4, 2), Config(8, 16, n, 16, 8, 2)]
     n = 16 if co <= 16 else 32 if co <= 32 else 64 if co <= 64 else 128
     k = 16 if ci <= 16 else 32 if ci <= 32 else 64
     if n == 128:
