@@ -154,14 +154,14 @@ def compiled(kernel: Any, args: tuple[Any, ...], options: dict[str, Any], arch: 
     }
 
 
-def rows(arch: int, precision: str, everything: bool, only: str) -> Iterator[dict[str, Any]]:
+def rows(arch: int, precision: str, everything: bool, only: list[str]) -> Iterator[dict[str, Any]]:
     import torch
 
     common = importlib.import_module("fastsr.kernels.triton.common")
     common.STANDS_FOR = arch
     dtype = getattr(torch, DTYPES[precision])
     for label, module, packed, inputs, params in cases(dtype, precision == "tf32"):
-        if only not in label:
+        if not any(part in label for part in only):
             continue
         configs = module.candidates(packed, torch.device("cpu")) if hasattr(module, "candidates") else [None]
         seen = set()
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100], choices=sorted(SHARED))
     parser.add_argument("--dtype", nargs="+", default=["fp16"], choices=sorted(DTYPES))
     parser.add_argument("--all", action="store_true", help="every tuning candidate")
-    parser.add_argument("--only", default="", help="cases whose label holds this")
+    parser.add_argument("--only", nargs="+", default=[""], help="cases whose label holds one of these")
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET", "0") == "1":
         sys.exit("unset TRITON_INTERPRET: the interpreter compiles nothing")
