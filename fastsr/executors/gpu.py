@@ -66,6 +66,7 @@ class PreparedGpu:
             (self._resize,) = stages.build(aside, {}, backends, self.dtype, self.device, False)
         self.choices = tuning.Choices(self.device)
         self._seen: set[tuple[int, ...]] = set()
+        self._uncaptured: set[tuple[int, ...]] = set()
         self._graphs: OrderedDict[tuple[int, ...], _Graph] = OrderedDict()
         self._lock = threading.Lock()
         self._pool: Any = None
@@ -173,8 +174,14 @@ class PreparedGpu:
             if graph is None and key not in self._seen:
                 self._seen.add(key)  # one image of a size is not worth a capture, and its run compiles the kernels
                 return self._eager(x)
+            if key in self._uncaptured:
+                return self._eager(x)
             if graph is None:
-                graph = self._capture(x)
+                try:
+                    graph = self._capture(x)
+                except RuntimeError:  # most likely memory is short: launches one by one may still fit
+                    self._uncaptured.add(key)
+                    return self._eager(x)
             self._graphs.move_to_end(key)
             return graph.replay(x)
 

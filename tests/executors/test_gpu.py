@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,27 @@ def test_graphs_give_the_same_and_follow_the_stream(device: Any) -> None:
     torch.cuda.synchronize()
     for x, y in zip(eager * 2, found, strict=True):
         assert torch.equal(x, y)
+
+
+def test_a_shape_is_captured_when_it_comes_again_or_done_without(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = prepare("srcnn_915", device, precision="fp16")
+    x = torch.from_numpy(image(1, 4, 5, n=1)).to(device)
+    expected = made._eager(x)
+    tried = []
+
+    def refuse(x: Any) -> Any:
+        tried.append(tuple(x.shape))
+        raise RuntimeError("capture failed")
+
+    monkeypatch.setattr(made, "device", SimpleNamespace(type="cuda"))
+    monkeypatch.setattr(made, "_capture", refuse)
+    for count in (0, 1, 1):
+        assert torch.equal(made._whole(x), expected)
+        assert len(tried) == count
+    graph = SimpleNamespace(replay=lambda x: "replayed")
+    monkeypatch.setattr(made, "_capture", lambda x: made._graphs.setdefault(tuple(x.shape), graph))
+    made._whole(x[:, :, 1:])
+    assert [made._whole(x[:, :, 1:]) for _ in range(2)] == ["replayed"] * 2
 
 
 # --- the upscaler -------------------------------------------------------------------------------------------------------
