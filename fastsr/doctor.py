@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import importlib.metadata
 import platform
 import sys
 from typing import Any
 
 from fastsr import _core, catalog
+from fastsr.executors import devices
 
 
 def examine() -> dict[str, Any]:
-    """Versions, ISA, threads, a quick peak probe and whether a GPU driver is there; imports nothing heavy.
+    """Versions, ISA, threads, a quick peak probe and whether a GPU driver is there; imports nothing heavy but, where there is a
+    driver, torch.
 
     >>> fastsr.doctor.examine()["isa"]
     """
@@ -23,7 +24,6 @@ def examine() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    driver = ctypes.util.find_library("cuda")
     return {
         "python": sys.version.split()[0],
         "system": platform.platform(),
@@ -32,7 +32,7 @@ def examine() -> dict[str, Any]:
         "isas": ", ".join(_core.isas()),
         "threads": _core.default_threads(),
         "fma_peak": f"{_core.peak_gflops(0, 0.1):.0f} GFLOP/s fp32",
-        "gpu": f"driver {driver}; no GPU executor in this version" if driver else "no NVIDIA driver found",
+        "gpu": (devices.missing("cuda") or "usable: device='cuda'") if devices.driver() else "no NVIDIA driver found",
         "models": ", ".join(m.name for m in catalog.models()) or "none",
         **versions,
     }

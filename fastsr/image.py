@@ -51,6 +51,8 @@ SAVE_SIDE = {"JPEG": 65500, "WEBP": 16383}
 KEPT_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I", "F")
 BECOMES = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
 """PIL modes that are converted first; any other becomes RGB, or RGBA when it has a transparent colour"""
+SLACK = 1e-3
+"""how far outside [0, 1] floats may lie: resampling does that"""
 LEVELS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
 
@@ -75,7 +77,7 @@ def take(img: Any) -> list[Picture]:
     """
     if isinstance(img, np.ndarray):
         return [_take_array(img)]
-    if _is_a(img, "torch", "Tensor"):
+    if is_tensor(img):
         return _take_tensor(img)
     if _is_a(img, "PIL", "Image"):
         return [_take_pil(img)]
@@ -87,7 +89,7 @@ def take(img: Any) -> list[Picture]:
 
 def give_back(pictures: list[Picture], img: Any, scale: int) -> Any:
     """The upscaled pictures in the kind, dtype and layout of `img`."""
-    if not _is_a(img, "torch", "Tensor") or img.ndim == 3:
+    if not is_tensor(img) or img.ndim == 3:
         return pictures[0].restore(pictures[0])
     import torch
 
@@ -95,6 +97,11 @@ def give_back(pictures: list[Picture], img: Any, scale: int) -> Any:
         n, c, h, w = img.shape
         return img.new_empty((n, c, h * scale, w * scale))
     return torch.stack([p.restore(p) for p in pictures])
+
+
+def is_tensor(img: Any) -> bool:
+    """Whether `img` is a torch tensor; torch is not imported."""
+    return _is_a(img, "torch", "Tensor")
 
 
 def _is_a(img: Any, package: str, name: str) -> bool:
@@ -108,14 +115,14 @@ def _planes(a: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return (c[:-1], c[-1:]) if c.shape[0] in (2, 4) else (c, None)
 
 
-def _check(a: np.ndarray) -> None:
+def check_values(a: np.ndarray) -> None:
     """`a` is float and channels last or first; names the first bad value."""
     finite = np.isfinite(a)
     if not finite.all():
         at = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), a.shape))
         raise InputError(f"the image holds {a[at]} at index {at}: replace NaN and infinity first")
     low, high = float(a.min()), float(a.max())
-    if low < -1e-3 or high > 1 + 1e-3:
+    if low < -SLACK or high > 1 + SLACK:
         raise InputError(
             f"float images must lie in [0, 1], this one goes from {low:g} to {high:g}: divide it by its range"
         )
@@ -133,7 +140,7 @@ def _take_array(img: np.ndarray) -> Picture:
         raise InputError(f"an image of shape {img.shape} is empty")
     a = np.asarray(img).astype(np.float32, copy=False)
     if dtype == np.float32:
-        _check(a)
+        check_values(a)
     else:
         a = a / np.float32(LEVELS[dtype])
     planes, alpha = _planes(a[:, :, None] if a.ndim == 2 else a)
@@ -155,7 +162,8 @@ def _interleave(p: Picture, dtype: np.dtype[Any]) -> np.ndarray:
     return np.ascontiguousarray(c.transpose(1, 2, 0), dtype=dtype)
 
 
-def _take_tensor(img: Any) -> list[Picture]:
+def check_tensor(img: Any) -> None:
+    """Raise InputError unless `img` has the dtype and shape of an image or of a batch; its values are not read."""
     if not img.is_floating_point():
         raise InputError(f"torch tensors must be float in [0, 1], this one is {img.dtype}")
     if img.ndim not in (3, 4) or img.shape[-3] not in (1, 2, 3, 4):
@@ -164,9 +172,13 @@ def _take_tensor(img: Any) -> list[Picture]:
         )
     if 0 in img.shape[-3:]:
         raise InputError(f"an image of shape {tuple(img.shape)} is empty")
+
+
+def _take_tensor(img: Any) -> list[Picture]:
+    check_tensor(img)
     batch = img.detach().float().cpu().numpy()
     if batch.size:
-        _check(batch)
+        check_values(batch)
     pictures = []
     for item in batch if img.ndim == 4 else batch[None]:
         planes, alpha = _planes(item.transpose(1, 2, 0))

@@ -8,16 +8,14 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
-from fastsr import _core, catalog, color, executors, image, modelfile
+from fastsr import _core, catalog, color, executors, image, modelfile, tensors
 from fastsr.errors import DeviceError, InputError, LimitError, ModelError
 from fastsr.modelfile import ModelFile
 
-DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "fp32", "bf16")
 FOREIGN = (".mat", ".pth", ".pt", ".ckpt")
 """checkpoints of others, converted in memory (needs the extra `train`)"""
 MAX_OUTPUT = 1 << 30
@@ -53,6 +51,7 @@ class Upscaler:
 
         img: a PIL image; numpy [H, W] or [H, W, 1 | 2 | 3 | 4] of uint8, uint16 or float32 in [0, 1] (2 and 4: the
         last channel is alpha); torch [C, H, W] or [N, C, H, W] float in [0, 1]. Any strides. The input is not written.
+        On a GPU a torch batch is one run, and a tensor that lies there stays there.
         A network on Y gets Y of BT.601 (gray images are Y); chroma and alpha go by bicubic. Integers come back
         rounded, floats clipped to [0, 1]. PIL: L, LA, RGB, RGBA, I;16, I (16 bit) and F ([0, 1]) keep their mode; 1 comes
         back as L, palettes, CMYK and others as RGB or RGBA.
@@ -63,6 +62,18 @@ class Upscaler:
         >>> fastsr.load("annet_x3").upscale(np.zeros((64, 64, 3), np.uint8)).shape
         (192, 192, 3)
         """
+        if image.is_tensor(img) and hasattr(self._prepared, "run_tensor"):
+            begin = time.perf_counter()
+            out = tensors.upscale(
+                img,
+                cast(tensors.OnDevice, self._prepared),
+                self.domain,
+                self.scale,
+                self._options["self_ensemble"],
+                MAX_OUTPUT,
+            )
+            _log(f"{self.name}: tensor {tuple(img.shape)} in {1e3 * (time.perf_counter() - begin):.1f} ms")
+            return out
         pictures = image.take(img)
         return image.give_back([self._one(p) for p in pictures], img, self.scale)
 
@@ -123,6 +134,16 @@ class Upscaler:
         """Per step of the plan for an h x w input: op, out, shape, radius, flops, bytes, who runs it."""
         return self._prepared.explain(h, w)
 
+    def tune(self, h: int, w: int, n: int = 1) -> list[dict[str, Any]]:
+        """Time the kernels' candidates on the GPU for n images of h x w; the fastest right ones are used from now on.
+
+        They are kept in the user's cache folder (docs/architecture.md). Returns what was tried. Raises DeviceError on a CPU.
+        """
+        if not hasattr(self._prepared, "tune"):
+            raise DeviceError(f"executor {self._executor.name!r} has nothing to tune: load with device='cuda'")
+        rows: list[dict[str, Any]] = self._prepared.tune(n, h, w)
+        return rows
+
     def __repr__(self) -> str:
         return f"<fastsr.Upscaler {self.name} x{self.scale} on {self._executor.name}>"
 
@@ -142,10 +163,13 @@ def load(
     """Load a shipped model by name, or a model file by path, or a checkpoint that `fastsr convert` knows (.mat, .pth).
 
     scale: chooses among models of one name, load("annet", scale=3); must agree with the file's.
-    device: "auto" and "cpu"; "cuda" says what is missing. executor: "auto", "cpu", "reference" (torch).
+    device: "cpu"; "cuda" or "cuda:1", an NVIDIA GPU (extra `gpu`), or DeviceError that says what is missing; "auto", the
+    first GPU if there is one. executor: "auto", "cpu", "reference" (torch), "triton", "cuda" (CUDA C++ before Triton).
     precision: "auto" (fp32), "fp32", or "bf16" (wide convolutions in bfloat16 products summed in fp32: two times as fast
-    where the CPU has AMX, 60 dB from fp32; DeviceError on CPUs without AVX-512-BF16). threads: default all CPUs this process may use. tile: side of a tile in LR pixels;
-    "auto" takes the whole image at once unless memory_limit (bytes) asks for less. Pixels never depend on either.
+    where the CPU has AMX, 60 dB from fp32; DeviceError on CPUs without AVX-512-BF16); on a GPU also "fp16", and "tf32",
+    fp32 with products rounded to 10 bits of mantissa. threads: default all CPUs this process may use. tile: side of a tile in LR pixels;
+    "auto" takes the whole image at once unless memory_limit (bytes) asks for less, or a GPU's memory does. Pixels never
+    depend on either.
     self_ensemble: mean over 8 flips and turns, 8 times the work.
     Variables FASTSR_EXECUTOR and FASTSR_THREADS give the defaults of executor and threads; FASTSR_LOG=1 reports on stderr.
 
@@ -154,16 +178,12 @@ def load(
     >>> fastsr.load("annet_x3").scale
     3
     """
-    if device not in DEVICES:
-        raise DeviceError(f"device {device!r} is not one of {', '.join(DEVICES)}")
-    if device == "cuda":
-        raise DeviceError("device 'cuda': this version of fastsr has no GPU executor yet; use device='cpu' or 'auto'")
-    if precision not in PRECISIONS:
-        raise DeviceError(f"precision {precision!r} is not available on the CPU: use one of {', '.join(PRECISIONS)}")
     side = 0 if tile == "auto" else _count("tile", tile, 1 << 30, "'auto' or a side in LR pixels")
     limit = None if memory_limit is None else _count("memory_limit", memory_limit, 1 << 60, "a number of bytes")
     count = _threads(threads)
-    runner = _executor(executor)
+    runner, place, reason = _executor(device, executor)
+    if reason:
+        _log(reason)
     path = catalog.locate(name_or_path, scale)
     if path.suffix.lower() in FOREIGN:
         from fastsr import convert
@@ -173,13 +193,13 @@ def load(
         model = modelfile.read(path)
     if scale is not None and scale != model.plan.scale:
         raise ModelError(f"model '{model.name}' upscales {model.plan.scale} times, not {scale}")
-    reason = runner.supports(model.plan)
-    if reason:
-        raise DeviceError(f"executor {runner.name!r} cannot run '{model.name}': {reason}")
+    unsupported = runner.supports(model.plan)
+    if unsupported:
+        raise DeviceError(f"executor {runner.name!r} cannot run '{model.name}': {unsupported}")
     exact = "fp32" if precision == "auto" else precision
     try:
         prepared = runner.prepare(
-            model.plan, model.weights, threads=count, tile=side, memory_limit=limit, precision=exact
+            model.plan, model.weights, threads=count, tile=side, memory_limit=limit, precision=exact, **place
         )
     except ModelError as e:
         raise ModelError(f"{model.path}: {e}") from None
@@ -207,14 +227,14 @@ def _threads(threads: int | None) -> int:
     return _count("FASTSR_THREADS", int(text) if text.isdecimal() else text, 1024, "a number of threads")
 
 
-def _executor(name: str) -> executors.Executor:
+def _executor(device: str, name: str) -> tuple[executors.Executor, dict[str, str], str]:
     variable = os.environ.get("FASTSR_EXECUTOR", "") or "auto"
     if name == "auto" and variable != "auto":
         try:
-            return executors.get(variable)
+            return executors.choose(device, variable)
         except DeviceError as e:
             raise DeviceError(f"FASTSR_EXECUTOR: {e}") from None
-    return executors.get("cpu" if name == "auto" else name)
+    return executors.choose(device, name)
 
 
 def _log(line: str) -> None:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GPU device code, one file per op (none yet)."""
+"""GPU device code: a folder a backend, a file an op."""

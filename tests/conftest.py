@@ -3,14 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import os
+from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# Triton asks when it is imported: without a GPU its kernels are interpreted, with one compiled.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
 from fastsr import modelfile
+from fastsr.executors import devices
 from fastsr.plan import Plan, Step
 
 settings.register_profile(
@@ -19,6 +30,35 @@ settings.register_profile(
 settings.load_profile("fastsr")
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Any:
+    """What GPU code runs on, a torch device: Triton's interpreter on the CPU, and a GPU (`pytest -m gpu`) where there is one.
+
+    One process either interprets kernels or compiles them.
+    """
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    if request.param == "cuda":
+        if devices.interpreted() or devices.missing("cuda"):
+            pytest.skip("no NVIDIA GPU")
+        return torch.device("cuda")
+    if not devices.interpreted():
+        pytest.skip("kernels are compiled in this process: TRITON_INTERPRET=1 interprets them")
+    _interpreter().install()
+    return torch.device("cpu")
+
+
+@lru_cache
+def _interpreter() -> ModuleType:
+    """tests/interpreter.py; tests are no package."""
+    spec = importlib.util.spec_from_file_location("interpreter", Path(__file__).parent / "interpreter.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

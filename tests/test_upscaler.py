@@ -223,9 +223,9 @@ def test_an_output_that_is_too_large_is_refused_at_once(net: Upscaler) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"device": "cuda"}, DeviceError, "no GPU executor yet"),
         ({"device": "tpu"}, DeviceError, "not one of auto, cpu, cuda"),
-        ({"executor": "gpu"}, DeviceError, "not one of cpu, reference"),
+        ({"device": "cuda", "executor": "cpu"}, DeviceError, "'cpu' does not run on device 'cuda'"),
+        ({"executor": "gpu"}, DeviceError, "not one of cpu, reference, triton, cuda"),
         ({"precision": "fp8"}, DeviceError, "'fp8' is not available"),
         ({"threads": 0}, InputError, "threads=0"),
         ({"threads": 2.0}, InputError, "threads=2.0"),

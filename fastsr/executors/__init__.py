@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Executors run plans. Two so far: `cpu` (the C++ core) and `reference` (torch, the slow twin)."""
+"""Executors run plans: `cpu` (the C++ core), `reference` (torch, the slow twin), `triton` and `cuda` (a GPU)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import numpy as np
 from fastsr.errors import DeviceError
 from fastsr.plan import Plan
 
-EXECUTORS = ("cpu", "reference")
+EXECUTORS = ("cpu", "reference", "triton", "cuda")
+GPU = ("triton", "cuda")
+"""those whose prepare takes a `device`"""
 
 
 class Prepared(Protocol):
@@ -25,7 +27,7 @@ class Prepared(Protocol):
 
     @property
     def isa(self) -> str:
-        """The instruction set, or the library, that does the work."""
+        """The instruction set, the library or the GPU that does the work."""
         ...
 
     def run(
@@ -55,6 +57,7 @@ class Executor(Protocol):
         tile: int = 0,
         memory_limit: int | None = None,
         precision: str = "fp32",
+        **place: str,  # device, for those of GPU
     ) -> Prepared: ...
 
 
@@ -63,3 +66,26 @@ def get(name: str) -> Executor:
     if name not in EXECUTORS:
         raise DeviceError(f"executor {name!r} is not one of {', '.join(EXECUTORS)}")
     return cast(Executor, importlib.import_module(f"fastsr.executors.{name}").EXECUTOR)
+
+
+def choose(device: str, name: str) -> tuple[Executor, dict[str, str], str]:
+    """The executor for `device` ("auto", "cpu", "cuda", "cuda:1") and the asked-for one ("auto" or its name).
+
+    Also returns what else its prepare is given, and why the CPU was taken where "auto" found no GPU. Raises DeviceError.
+    """
+    from fastsr.executors import devices
+
+    if device not in ("auto", "cpu") and not devices.DEVICE.fullmatch(device):
+        raise DeviceError(f"device {device!r} is not one of auto, cpu, cuda, cuda:0, cuda:1, ...")
+    if name != "auto" and name not in GPU:
+        if device not in ("auto", "cpu"):
+            raise DeviceError(f"executor {name!r} does not run on device {device!r}: use executor='auto'")
+        return get(name), {}, ""
+    if name in GPU:
+        # Without a GPU the interpreter, where it was asked for, stands in.
+        here = "cpu" if devices.interpreted() and not devices.driver() else "cuda"
+        return get(name), {"device": here if device == "auto" else device}, ""
+    reason = devices.missing("cuda") if device == "auto" and devices.driver() else "no NVIDIA driver found"
+    if device == "cpu" or (device == "auto" and reason):
+        return get("cpu"), {}, f"on the CPU: {reason}" if device == "auto" else ""
+    return get(GPU[0]), {"device": "cuda" if device == "auto" else device}, ""

@@ -22,7 +22,7 @@ def pad(
     if border == "zero":
         return torch.nn.functional.pad(x, (r, r, r, r))
     mode = {"replicate": "edge", "symmetric": "symmetric"}[border]
-    rows, columns = (torch.from_numpy(np.pad(np.arange(n), r, mode=mode)) for n in x.shape[-2:])  # type: ignore[call-overload]
+    rows, columns = (torch.from_numpy(np.pad(np.arange(n), r, mode=mode)).to(x.device) for n in x.shape[-2:])  # type: ignore[call-overload]
     return x[..., rows, :][..., columns]
 
 

@@ -36,6 +36,6 @@ def reference(
     """
     import torch
 
-    rows = torch.from_numpy(matrix(x.shape[-2], scale)).to(x.dtype)
-    columns = torch.from_numpy(matrix(x.shape[-1], scale)).to(x.dtype)
+    rows = torch.from_numpy(matrix(x.shape[-2], scale)).to(x)
+    columns = torch.from_numpy(matrix(x.shape[-1], scale)).to(x)
     return rows @ x @ columns.T

@@ -39,12 +39,9 @@ def supports(
     params: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],  # of the weights, by role
     dtype: torch.dtype,
-    capability: tuple[int, int],
 ) -> str | None:
     """None, or why the kernel does not run the step."""
     atoms, features = shapes["atoms"]
-    if reason := runtime.too_old(capability):
-        return reason
     if str(dtype) not in TYPES:
         return f"takes images of float32, bfloat16 and float16, not {dtype}"
     if params["scale"] not in SCALES:

@@ -40,11 +40,10 @@ def supports(
     params: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],  # of the weights, by role
     dtype: torch.dtype,
-    capability: tuple[int, int],
 ) -> str | None:
     """None, or why the kernel does not run the step."""
     m0, n0, *size = shapes["w"]
-    if reason := runtime.too_old(capability) or runtime.not_half(dtype):
+    if reason := runtime.not_half(dtype):
         return reason
     if size != [3, 3] or tuple(shapes["s"][2:]) != (3, 3):
         return f"{size[0]} x {size[1]} filters: the kernel is for 3 x 3"

@@ -33,11 +33,10 @@ def supports(
     params: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],  # of the weights, by role
     dtype: torch.dtype,
-    capability: tuple[int, int],
 ) -> str | None:
     """None, or why the kernel does not run the step."""
     m, c = shapes["w1"][:2]
-    if reason := runtime.too_old(capability) or runtime.not_half(dtype):
+    if reason := runtime.not_half(dtype):
         return reason
     if not tile_channels(c) or m % 16 or m > 64:
         return (

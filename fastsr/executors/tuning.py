@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which candidate of a kernel a stage uses: the kernel's default, or what was measured on this GPU and kept on disk.
+
+A candidate is eligible only after its output on this device was as near float64 as twice plain torch's at the same
+precision: compilers do miscompile single tile shapes. Results live in <cache>/fastsr/tuning.json under the GPU's name,
+Triton's version and a hash of the kernels' sources, so that none of them outlives what it was measured on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastsr.executors import devices
+from fastsr.executors.stages import Stage
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Measure = Callable[[Callable[[], Any]], float]
+"""a launch -> its seconds"""
+FACTOR = 2.0
+FLOOR = {"fp32": 2.0**-22, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8}
+"""one rounding of the output's size: where plain torch happens to be exact, a candidate need not be"""
+
+
+class Choices:
+    """(stage, class of its image) -> candidate. Reads the file once, when first asked on a GPU."""
+
+    def __init__(self, device: torch.device, path: Path | None = None) -> None:
+        self.path = path or cache_file()
+        self.machine = f"{devices.name(device)} triton {_triton_version()} kernels {_kernels_hash()}"
+        self.found = _read(self.path).get(self.machine, {}) if path or device.type == "cuda" else {}
+
+    def of(self, stage: Stage, shape: Sequence[int]) -> Any:
+        """The tuned candidate for a first input of `shape` [N, C, H, W]; None for the kernel's default."""
+        if not stage.candidates or not self.found:
+            return None
+        kept = self.found.get(_row(stage, shape))
+        return next((c for c in stage.candidates if _plain(c) == kept), None)
+
+    def keep(self, stage: Stage, shape: Sequence[int], candidate: Any) -> None:
+        """Remember it here and on disk, beside what others wrote there meanwhile."""
+        self.found[_row(stage, shape)] = _plain(candidate)
+        everything = _read(self.path)
+        everything[self.machine] = everything.get(self.machine, {}) | self.found
+        temporary = self.path.parent / f".{self.path.name}-{secrets.token_hex(6)}"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(everything, indent=1, sort_keys=True))
+            os.replace(temporary, self.path)
+        except OSError:  # a cache that cannot be written is done without
+            temporary.unlink(missing_ok=True)
+
+
+def tune(stage: Stage, inputs: Sequence[Tensor], choices: Choices, measure: Measure | None) -> list[dict[str, Any]]:
+    """Compare, then time all candidates of a stage on these inputs; keep the fastest eligible one."""
+    import torch
+
+    if not stage.candidates:
+        return []
+    truth = stage.plain(inputs, torch.float64)
+    precision, dtype = _precision(stage)
+    size = max(1.0, float(truth.abs().max()))
+    limit = FACTOR * float((stage.plain(inputs, dtype).double() - truth).abs().max()) + FLOOR[precision] * size
+    rows, best = [], None
+    for candidate in stage.candidates:
+        row: dict[str, Any] = {"stage": stage.key, "config": _plain(candidate), "limit": limit, "seconds": None}
+        try:
+            out = stage.run(inputs, candidate)
+            row["error"] = float((out.double() - truth).abs().max())
+            if row["error"] <= limit:  # never true of NaN
+                row["seconds"] = (measure or _seconds)(lambda c=candidate: stage.run(inputs, c))  # type: ignore[misc]
+        except Exception as e:  # too much shared memory, a compiler's failure: not a candidate here
+            row["failed"] = f"{type(e).__name__}: {e}"[:300]
+        rows.append(row)
+        if row["seconds"] is not None and (best is None or row["seconds"] < best[0]):
+            best = (row["seconds"], candidate)
+    if best is not None:
+        choices.keep(stage, inputs[0].shape, best[1])
+    return rows
+
+
+def _precision(stage: Stage) -> tuple[str, torch.dtype]:
+    import torch
+
+    words = stage.key.split()
+    names = {
+        "float32": ("fp32", torch.float32),
+        "float16": ("fp16", torch.float16),
+        "bfloat16": ("bf16", torch.bfloat16),
+    }
+    precision, dtype = next(names[word] for word in words if word in names)
+    return "tf32" if "tf32" in words else precision, dtype
+
+
+def _seconds(launch: Callable[[], Any]) -> float:
+    """The median of a launch's time on the GPU."""
+    from triton.testing import do_bench
+
+    return 1e-3 * float(do_bench(launch, warmup=10, rep=50, return_mode="median"))
+
+
+def _row(stage: Stage, shape: Sequence[int]) -> str:
+    """Stages of one key share results, images of one power of four of pixels do."""
+    n, _, h, w = shape
+    return f"{stage.key} 4^{((n * h * w).bit_length() + 1) // 2}"
+
+
+def _plain(candidate: Any) -> Any:
+    return asdict(candidate) if is_dataclass(candidate) and not isinstance(candidate, type) else candidate
+
+
+def cache_file() -> Path:
+    """tuning.json in the user's cache folder."""
+    if sys.platform == "win32":
+        root = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData/Local")
+    else:
+        root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "fastsr" / "tuning.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What the file holds; nothing where it is missing or broken."""
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) and all(isinstance(v, dict) for v in data.values()) else {}
+
+
+def _triton_version() -> str:
+    import triton
+
+    return str(triton.__version__)
+
+
+def _kernels_hash() -> str:
+    import importlib
+
+    kernels = importlib.import_module("fastsr.kernels")
+    digest = hashlib.sha256()
+    for folder in kernels.__path__:
+        for path in sorted(Path(folder).rglob("*")):
+            if path.suffix in (".py", ".cu", ".cuh"):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

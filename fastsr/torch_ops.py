@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ops as torch operators, `torch.ops.fastsr.<op>`, for modules, autograd and torch.compile.
+
+>>> from fastsr import torch_ops
+>>> z = torch_ops.cista(y, w=w, s=s, steps=25)
+
+Arguments are those of `fastsr.ops.<op>.reference`; optional tensors that others follow are given, if as None. CUDA tensors go through the Triton kernel where it supports them (the
+dtype of the first wide input is the working dtype), others by the reference formula; so do CPU tensors: the C++ core's
+plans begin with an image of 1 or 3 channels, which most of these ops do not take. Derivatives are the reference's,
+once (not twice) differentiable.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsr.executors import devices
+from fastsr.executors.gpu import on
+from fastsr.ops import OPS
+
+ACTIVATION = 'str activation="relu", float slope=0.0'
+SCHEMAS = {
+    "resize_bicubic": "Tensor x, int scale",
+    "conv2d": 'Tensor x, Tensor? residual, Tensor w, Tensor? b=None, str border="zero", '
+    'str input_activation="none", str activation="none", bool sum_inside=False, float slope=0.0',
+    "anchored_regression": "Tensor x, Tensor base, Tensor filters, Tensor atoms, Tensor projections, int scale",
+    "pconv_block": f"Tensor x, Tensor w1, Tensor? b1, Tensor w3, Tensor? b3=None, {ACTIVATION}",
+    "upsample_residual": f"Tensor x, Tensor w, Tensor? b, int scale, {ACTIVATION}",
+    "cista": "Tensor y, Tensor w, Tensor s, int steps",
+    "pixel_shuffle": "Tensor x, int scale",
+    "scale_shift": "Tensor x, Tensor? scale, Tensor shift",
+}
+"""arguments by op; derivatives exist of positional ones only, so none is for keywords alone"""
+INPUTS = ("x", "y", "base", "residual")
+"""arguments that are tensors of images; other tensors are weights"""
+PACKED = 64
+"""weights whose packed form is kept, the last used"""
+
+_library: Any = torch.library.Library("fastsr", "DEF")  # type: ignore[no-untyped-call]
+_lock = threading.Lock()
+_packed: OrderedDict[tuple[Any, ...], tuple[list[Any], Any]] = OrderedDict()
+
+
+def _reference(op: str) -> Callable[..., Tensor]:
+    return importlib.import_module(f"fastsr.ops.{op}").reference  # type: ignore[no-any-return]
+
+
+def _split(op: str, args: tuple[Any, ...]) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Any]]:
+    """(inputs, weights, params) of a call; absent tensors are left out."""
+    names = [part.split()[-1].partition("=")[0] for part in SCHEMAS[op].split(", ")]
+    named = {name: value for name, value in zip(names, args, strict=False) if value is not None}
+    inputs = [value for name, value in named.items() if name in INPUTS]
+    weights = {name: v for name, v in named.items() if name not in INPUTS and isinstance(v, Tensor)}
+    return inputs, weights, {name: v for name, v in named.items() if not isinstance(v, Tensor)}
+
+
+def _by_formula(op: str) -> Callable[..., Tensor]:
+    def run(*args: Any) -> Tensor:
+        inputs, weights, params = _split(op, args)
+        return _fresh(_reference(op)(*inputs, **weights, **params), inputs)
+
+    return run
+
+
+def _fresh(out: Tensor, inputs: list[Tensor]) -> Tensor:
+    """An operator's result is a tensor of its own, dense in the order of its dimensions."""
+    return out.clone() if any(out is x for x in inputs) else out.contiguous()
+
+
+def _by_kernel(op: str) -> Callable[..., Tensor]:
+    plain = _by_formula(op)
+
+    def run(*args: Any) -> Tensor:
+        inputs, weights, params = _split(op, args)
+        dtype = inputs[0].dtype
+        if devices.missing(str(inputs[0].device)):
+            return plain(*args)
+        kernel = importlib.import_module(f"fastsr.kernels.triton.{op}")
+        if kernel.supports(params, {role: tuple(w.shape) for role, w in weights.items()}, dtype):
+            return plain(*args)
+        device = inputs[0].device
+        with on(device):
+            out = kernel.launch(_pack(op, kernel, weights, params, dtype, device), *inputs, **params)
+        return _fresh(out.to(dtype), inputs)
+
+    return run
+
+
+def _pack(op: str, kernel: Any, weights: dict[str, Tensor], params: dict[str, Any], dtype: Any, device: Any) -> Any:
+    """The packed weights; packed anew when one of them was written or is another tensor."""
+    written = tuple((role, id(w), w._version) for role, w in sorted(weights.items()))
+    key = (op, dtype, str(device), tuple(sorted(params.items())), written)
+    with _lock:
+        kept = _packed.get(key)
+        # An id may be given again after its tensor is gone.
+        if kept is None or any(alive() is None for alive in kept[0]):
+            made = kernel.pack({role: w.detach().float() for role, w in weights.items()}, params, dtype, device)
+            kept = _packed[key] = ([weakref.ref(w) for w in weights.values()], made)
+        _packed.move_to_end(key)
+        while len(_packed) > PACKED:
+            _packed.popitem(last=False)
+        return kept[1]
+
+
+def _shape(op: str) -> Callable[..., Tensor]:
+    """What the result looks like, from the rule of the op."""
+
+    def fake(*args: Any) -> Tensor:
+        inputs, weights, params = _split(op, args)
+        x, scale = inputs[0], params.get("scale", 1)
+        n, c, h, w = x.shape
+        channels = {"conv2d": "w", "cista": "s"}
+        if op in channels:
+            c = weights[channels[op]].shape[0]
+        elif op == "pixel_shuffle":
+            c = c // scale**2
+        return x.new_empty((n, c, h * scale, w * scale))
+
+    return fake
+
+
+def _gradients(op: str) -> Callable[..., list[Tensor]]:
+    """(grad, *arguments) -> a gradient for each tensor among the arguments, by the reference computed again."""
+
+    def run(grad: Tensor, *args: Any) -> list[Tensor]:
+        with torch.enable_grad():
+            given = [a.detach().requires_grad_() if isinstance(a, Tensor) else a for a in args]
+            inputs, weights, params = _split(op, tuple(given))
+            out = _reference(op)(*inputs, **weights, **params)
+        leaves = [a for a in given if isinstance(a, Tensor)]
+        found = torch.autograd.grad(out, leaves, grad, allow_unused=True)
+        return [torch.zeros_like(a) if g is None else g.contiguous() for a, g in zip(leaves, found, strict=True)]
+
+    return run
+
+
+def _register(op: str) -> None:
+    """Define fastsr::<op>, its implementations, its shape and its derivative, which is an operator as well."""
+    _library.define(f"{op}({SCHEMAS[op]}) -> Tensor")
+    _library.define(f"{op}_backward(Tensor grad, {SCHEMAS[op]}) -> Tensor[]")
+    _library.impl(op, _by_formula(op), "CPU")
+    _library.impl(op, _by_kernel(op), "CUDA")
+    for key in ("CPU", "CUDA"):
+        _library.impl(f"{op}_backward", _gradients(op), key)
+
+    def empty(grad: Tensor, *args: Any) -> list[Tensor]:
+        return [a.new_empty(a.shape) for a in args if isinstance(a, Tensor)]
+
+    def remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.places = [i for i, value in enumerate(inputs) if isinstance(value, Tensor)]
+        ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
+        ctx.save_for_backward(*(inputs[i] for i in ctx.places))
+
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        values, gradients = list(ctx.others), [None] * len(ctx.others)
+        for i, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
+            values[i] = tensor
+        found = getattr(torch.ops.fastsr, f"{op}_backward")(grad.contiguous(), *values)
+        for i, gradient in zip(ctx.places, found, strict=True):
+            gradients[i] = gradient
+        return tuple(gradients)
+
+    torch.library.register_fake(f"fastsr::{op}", _shape(op), lib=_library)
+    torch.library.register_fake(f"fastsr::{op}_backward", empty, lib=_library)
+    torch.library.register_autograd(f"fastsr::{op}", backward, setup_context=remember, lib=_library)
+
+
+for _op in OPS:
+    _register(_op)
+
+
+def __getattr__(name: str) -> Any:
+    """The operator of that name."""
+    if name in OPS:
+        return getattr(torch.ops.fastsr, name)
+    raise AttributeError(f"module 'fastsr.torch_ops' has no operator {name!r}: it has {', '.join(OPS)}")

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped configurations of all Triton kernels compile for sm_80, sm_90 and sm_100 without spilling registers.
+
+In a process of its own, since this one interprets kernels. `bench/aot.py --all` does the same for every candidate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+SCRIPT = Path(__file__).parents[2] / "bench/aot.py"
+PRODUCTS = {"conv_gemm", "conv_image", "pconv", "deconv", "shallow", "score", "project"}
+INSTRUCTION = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
+SMALL = {"project"}
+"""products of 16 rows, below the 64 of a warp group"""
+
+
+def compiled(*options: str) -> list[dict[str, Any]]:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *options], capture_output=True, text=True, env=environment, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check(row: dict[str, Any]) -> None:
+    assert row["stack"] == 0, f"{row} spills"
+    assert row["shared"] <= row["limit"], row
+    if row["kernel"] in PRODUCTS and row["precision"] in ("fp16", "bf16"):
+        wanted = "mma.sync" if row["kernel"] in SMALL else INSTRUCTION[row["arch"]]
+        assert wanted in row["matrix"], f"{row} has no {wanted}"
+
+
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_defaults_compile_without_spills(arch: int) -> None:
+    rows = compiled("--arch", str(arch), "--dtype", "fp16")
+    assert {row["kernel"] for row in rows} >= PRODUCTS | {
+        "bicubic",
+        "shuffle",
+        "affine",
+        "combine",
+        "conv_few",
+        "pad_border",
+    }
+    for row in rows:
+        check(row)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32", "tf32"])
+def test_other_precisions_of_the_widest_kernels(precision: str) -> None:
+    rows = compiled("--arch", "90", "--dtype", precision, "--only", "cista", "pconv")
+    assert {row["kernel"] for row in rows} == {"conv_gemm", "pconv"}
+    for row in rows:
+        check(row)
+    exact = precision == "fp32"
+    assert all(bool(row["matrix"]) != exact for row in rows)
