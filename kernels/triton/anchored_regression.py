@@ -28,7 +28,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsr.kernels.triton.common import Config, border_index, dot_precision, refuse_dtype, up
+from .common import Config, border_index, dot_precision, refuse_dtype, up
 
 FLAT: tl.constexpr = tl.constexpr(2.0**-16)  # fastsr.ops.anchored_regression says why; tests/kernels holds them equal
 SCORED = 64
@@ -210,7 +210,7 @@ def launch(
     c = config or candidates(packed, x.device)[0]
     count, n1, mp = packed.projections.shape
     ap, mm = packed.atoms.shape[1], 9 * scale**2
-    ints = {"dtype": torch.int32, "device": x.device}
+    ints: dict[str, Any] = {"dtype": torch.int32, "device": x.device}
     f = torch.empty((patches, n1), device=x.device)
     detail = torch.empty((patches, mm), dtype=packed.projections.dtype, device=x.device)
     anchor, number, counts, first = (torch.empty(k, **ints) for k in (patches, patches, ap, ap + 1))

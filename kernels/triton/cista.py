@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from fastsr.kernels.triton import conv_gemm
-from fastsr.kernels.triton.common import Config, capability, empty, refuse_dtype
+from . import conv_gemm
+from .common import Config, capability, empty, refuse_dtype
 
 NARROW = 8  # of fewer channels a padded product is mostly zeros
 

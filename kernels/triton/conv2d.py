@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from fastsr.kernels.triton import conv_few, conv_gemm, conv_image
-from fastsr.kernels.triton.common import IMAGE, Config, capability, pixels_last, refuse_dtype
+from . import conv_few, conv_gemm, conv_image
+from .common import IMAGE, Config, capability, pixels_last, refuse_dtype
 
 Packed = conv_few.Packed | conv_image.Packed | conv_gemm.Packed
 

@@ -24,7 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsr.kernels.triton.common import (
+from .common import (
     ACTIVATIONS,
     Config,
     act,
@@ -36,6 +36,7 @@ from fastsr.kernels.triton.common import (
     pixels_last,
     processors,
     refuse_dtype,
+    up,
 )
 
 CHUNK = 128
@@ -162,7 +163,7 @@ def chunk_of(dtype: torch.dtype) -> int:
 def halo(config: Config, dtype: torch.dtype) -> int:
     """Pixels of scratch a program has."""
     chunk = chunk_of(dtype)
-    return triton.cdiv((config.rows + 2) * (config.columns + 2), chunk) * chunk
+    return up((config.rows + 2) * (config.columns + 2), chunk)
 
 
 def launch(

@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsr.kernels.triton.common import empty, out_dtype, pixels_last, refuse_dtype
+from .common import empty, out_dtype, pixels_last, refuse_dtype
 
 BLOCK = 1024
 

@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsr.kernels.triton.common import border_index, empty, out_dtype, refuse_dtype
+from .common import border_index, empty, out_dtype, refuse_dtype
 
 ROWS, BLOCK = 8, 128
 

@@ -26,8 +26,8 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsr.kernels.triton import conv_image
-from fastsr.kernels.triton.common import (
+from . import conv_image
+from .common import (
     ACTIVATIONS,
     BORDERS,
     IMAGE,
@@ -39,7 +39,7 @@ from fastsr.kernels.triton.common import (
     pixels_last,
     refuse_dtype,
 )
-from fastsr.kernels.triton.conv_image import first_maps, next_maps
+from .conv_image import first_maps, next_maps
 
 
 @triton.jit

@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsr.kernels.triton.common import (
+from .common import (
     ACTIVATIONS,
     Config,
     act_as,
