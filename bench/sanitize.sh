@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The GPU tests of the CUDA kernels under compute-sanitizer: out-of-bounds accesses and data races on the real device.
+# The GPU tests of our kernels under compute-sanitizer: out-of-bounds accesses and data races on the real device.
 # torch's caching allocator is off, so that an access beside a tensor is one beside an allocation.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,7 +10,7 @@ if ! command -v compute-sanitizer > /dev/null; then
 fi
 for tool in memcheck racecheck; do
   echo "== $tool"
-  compute-sanitizer --tool "$tool" --error-exitcode 1 --target-processes all \
-    --kernel-regex 'kns=(pconv_block|cista|anchored_regression)' \
-    python -m pytest -q -m gpu tests/cuda "$@"
+  compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all \
+    python -m pytest -q -m gpu tests/cuda tests/kernels/test_triton.py \
+    -k "on_the_gpu or pconv_block or cista or anchored_regression or conv2d_of" "$@"
 done
