@@ -15,19 +15,21 @@ TO_YCBCR = (
 )
 OFFSET = np.array([16.0, 128.0, 128.0]) / 255
 TO_RGB = np.linalg.inv(TO_YCBCR)
+THERE, BACK = (TO_YCBCR, OFFSET), (TO_RGB, -TO_RGB @ OFFSET)
+"""(matrix, what is added): RGB to YCbCr and back"""
 
 
 def rgb_to_ycbcr(
     rgb: np.ndarray,  # [3, H, W] f32 in [0, 1]
 ) -> np.ndarray:  # [3, H, W] f32
     """Y in [16, 235] / 255, Cb and Cr in [16, 240] / 255."""
-    return _affine(rgb, TO_YCBCR, OFFSET)
+    return _affine(rgb, *THERE)
 
 
 def ycbcr_to_rgb(
     ycbcr: np.ndarray,  # [3, H, W] f32
 ) -> np.ndarray:  # [3, H, W] f32, not clipped
-    return _affine(ycbcr, TO_RGB, -TO_RGB @ OFFSET)
+    return _affine(ycbcr, *BACK)
 
 
 def _affine(x: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:

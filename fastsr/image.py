@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 89 Mpx
+MAX_OUTPUT = 1 << 30
+"""pixels of the largest output: above it, sizes in bytes leave what most hosts can hold"""
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP")
 SAVE_FORMATS = {
     ".png": "PNG",
@@ -51,9 +53,22 @@ SAVE_SIDE = {"JPEG": 65500, "WEBP": 16383}
 KEPT_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I", "F")
 BECOMES = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
 """PIL modes that are converted first; any other becomes RGB, or RGBA when it has a transparent colour"""
-SLACK = 1e-3
-"""how far outside [0, 1] floats may lie: resampling does that"""
+LOW, HIGH = np.float32(-1e-3), np.float32(1 + 1e-3)
+"""where floats may lie: resampling leaves [0, 1] a little"""
 LEVELS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """An image as its owner's numbers, of which dtype and shape are checked and the values are not."""
+
+    array: np.ndarray  # [H, W] or [H, W, 1 to 4], uint8, uint16 or float32 in either byte order, any strides
+    restore: Callable[[np.ndarray], Any]
+    """[H, W, C] of the dtype in this machine's byte order -> the owner's kind"""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype.newbyteorder("=")
 
 
 @dataclass(frozen=True)
@@ -69,22 +84,25 @@ class Picture:
         return self.planes.shape[1], self.planes.shape[2]
 
 
+def pixels(img: Any) -> Pixels:
+    """The numbers of a PIL image or of a numpy array. Raises InputError for what is no image."""
+    if isinstance(img, np.ndarray):
+        return _array_pixels(img)
+    if _is_a(img, "PIL", "Image"):
+        return _pil_pixels(img)
+    hint = (
+        "open it with PIL first" if isinstance(img, str | Path) else "give a PIL image, a numpy array or a torch tensor"
+    )
+    raise InputError(f"cannot upscale a {type(img).__name__}: {hint}")
+
+
 def take(img: Any) -> list[Picture]:
     """The pictures in `img`: one, or one per item of a torch batch.
 
     Takes PIL images; numpy [H, W] or [H, W, 1 | 2 | 3 | 4] of uint8, uint16 or float32 (2 and 4: the last is alpha);
     torch [C, H, W] or [N, C, H, W] float. Float values must lie in [0, 1]. Raises InputError.
     """
-    if isinstance(img, np.ndarray):
-        return [_take_array(img)]
-    if is_tensor(img):
-        return _take_tensor(img)
-    if _is_a(img, "PIL", "Image"):
-        return [_take_pil(img)]
-    hint = (
-        "open it with PIL first" if isinstance(img, str | Path) else "give a PIL image, a numpy array or a torch tensor"
-    )
-    raise InputError(f"cannot upscale a {type(img).__name__}: {hint}")
+    return _take_tensor(img) if is_tensor(img) else [_picture(pixels(img))]
 
 
 def give_back(pictures: list[Picture], img: Any, scale: int) -> Any:
@@ -121,14 +139,22 @@ def check_values(a: np.ndarray) -> None:
     if not finite.all():
         at = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), a.shape))
         raise InputError(f"the image holds {a[at]} at index {at}: replace NaN and infinity first")
-    low, high = float(a.min()), float(a.max())
-    if low < -SLACK or high > 1 + SLACK:
+    low, high = a.min(), a.max()
+    if low < LOW or high > HIGH:
         raise InputError(
             f"float images must lie in [0, 1], this one goes from {low:g} to {high:g}: divide it by its range"
         )
 
 
-def _take_array(img: np.ndarray) -> Picture:
+def check_output(h: int, w: int, scale: int) -> None:
+    """Raise LimitError when an image of h x w pixels becomes too large."""
+    if h * w * scale**2 > MAX_OUTPUT:
+        raise LimitError(
+            f"{w}x{h} pixels times {scale} on each side is above the limit of {MAX_OUTPUT} output pixels: cut the image"
+        )
+
+
+def _array_pixels(img: np.ndarray) -> Pixels:
     if isinstance(img, np.ma.MaskedArray):
         raise InputError("masked arrays are not supported: fill the mask first")
     dtype = img.dtype.newbyteorder("=")
@@ -138,19 +164,18 @@ def _take_array(img: np.ndarray) -> Picture:
         raise InputError(f"an array of shape {img.shape} is not an image: use [H, W] or [H, W, 1 to 4]")
     if 0 in img.shape:
         raise InputError(f"an image of shape {img.shape} is empty")
-    a = np.asarray(img).astype(np.float32, copy=False)
-    if dtype == np.float32:
+    order, flat = img.dtype, img.ndim == 2  # big-endian in, big-endian out
+    return Pixels(np.asarray(img), lambda out: (out[:, :, 0] if flat else out).astype(order, copy=False))
+
+
+def _picture(source: Pixels) -> Picture:
+    a = source.array.astype(np.float32, copy=False)
+    if source.dtype == np.float32:
         check_values(a)
     else:
-        a = a / np.float32(LEVELS[dtype])
+        a = a / np.float32(LEVELS[source.dtype])
     planes, alpha = _planes(a[:, :, None] if a.ndim == 2 else a)
-
-    def restore(p: Picture) -> np.ndarray:
-        out = _interleave(p, dtype)
-        return (out[:, :, 0] if a.ndim == 2 else out).astype(order, copy=False)
-
-    order = img.dtype  # big-endian in, big-endian out
-    return Picture(planes, alpha, restore)
+    return Picture(planes, alpha, lambda p: source.restore(_interleave(p, source.dtype)))
 
 
 def _interleave(p: Picture, dtype: np.dtype[Any]) -> np.ndarray:
@@ -193,7 +218,7 @@ def _take_tensor(img: Any) -> list[Picture]:
     return pictures
 
 
-def _take_pil(img: Image.Image) -> Picture:
+def _pil_pixels(img: Image.Image) -> Pixels:
     """Modes of KEPT_MODES stay, others are converted by BECOMES; a transparent colour becomes alpha."""
     from PIL import Image
 
@@ -203,29 +228,28 @@ def _take_pil(img: Image.Image) -> Picture:
     try:
         img.load()
         if img.mode.startswith("I;16"):
-            picture = _take_array(np.asarray(img).astype(np.uint16))
+            inner = _array_pixels(np.asarray(img).astype(np.uint16))
         elif img.mode == "I":
-            picture = _take_int(np.asarray(img))
+            inner = _int_pixels(np.asarray(img))
         elif img.mode == "F":
-            picture = _take_array(np.asarray(img, dtype=np.float32))
+            inner = _array_pixels(np.asarray(img, dtype=np.float32))
         else:
             mode = target_mode(img)
             if mode != img.mode:
                 info = info if img.mode in ("1", "L", "P", "PA", "RGB") else {}
                 img = _from_cmyk(img) if img.mode == "CMYK" else img.convert(mode)
-            picture = _take_array(np.asarray(img))
+            inner = _array_pixels(np.asarray(img))
     except FastsrError:
         raise
     except Exception as e:  # whatever Pillow's decoders raise on a broken file
         raise InputError(f"the {img.mode} image cannot be decoded: {e}") from None
-    inner = picture.restore
 
-    def restore(p: Picture) -> Image.Image:
-        out = Image.fromarray(inner(p))
+    def restore(array: np.ndarray) -> Image.Image:
+        out = Image.fromarray(inner.restore(array))
         out.info.update(info)
         return out
 
-    return replace(picture, restore=restore)
+    return replace(inner, restore=restore)
 
 
 def target_mode(img: Image.Image) -> str:
@@ -236,13 +260,13 @@ def target_mode(img: Image.Image) -> str:
     return {"L": "LA", "RGB": "RGBA"}.get(mode, mode) if "transparency" in img.info else mode
 
 
-def _take_int(a: np.ndarray) -> Picture:
+def _int_pixels(a: np.ndarray) -> Pixels:
     """Pillow's "I": 32 bit that hold 16."""
     low, high = int(a.min()), int(a.max())
     if low < 0 or high > 65535:
         raise InputError(f"images of mode I must lie in [0, 65535], this one goes from {low} to {high}")
-    picture = _take_array(a.astype(np.uint16))
-    return replace(picture, restore=lambda p: picture.restore(p).astype(np.int32))
+    inner = _array_pixels(a.astype(np.uint16))
+    return replace(inner, restore=lambda out: inner.restore(out).astype(np.int32))
 
 
 def _from_cmyk(img: Image.Image) -> Image.Image:

@@ -1,113 +1,108 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch tensors through a GPU executor: colour, alpha and self-ensemble on the device, no way through the host.
+"""Pixels on a GPU, from packed to packed: colour by kernels, the network, self-ensemble.
 
-What fastsr.image and fastsr.color do for numpy, for whole batches. Values are checked on the device; their verdict is
-read once, with that of the output, after everything is queued.
+What fastsr.image and fastsr.color do for numpy, for whole batches and without waiting for the device. Values are checked
+on the way; the verdict is two numbers on the device, which `judge` reads when the work is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+import contextlib
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from fastsr import color, image
-from fastsr.errors import LimitError, ModelError
+from fastsr.errors import InputError, ModelError
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import Tensor
 
+TURNS = 8
+"""flips and turns of a self-ensemble (paper 002)"""
+
 
 class OnDevice(Protocol):
-    """What a prepared plan offers beside `run`."""
+    """What a plan prepared for a GPU offers beside `run`."""
 
     @property
     def device(self) -> torch.device: ...
 
     def run_tensor(self, x: Tensor) -> Tensor: ...
 
-    def bicubic(self, x: Tensor) -> Tensor: ...
+
+class Place(Protocol):
+    """A GPU and the stream on which its network runs."""
+
+    @property
+    def prepared(self) -> OnDevice: ...
+
+    def within(self) -> contextlib.AbstractContextManager[Any]:
+        """That stream as the current one of its device."""
+        ...
 
 
-def upscale(
-    img: Tensor,  # [C, H, W] or [N, C, H, W] float in [0, 1], on any device
-    prepared: OnDevice,
-    domain: str,
-    scale: int,
-    self_ensemble: bool,
-    most: int,  # output pixels of an image
-) -> Tensor:  # as img, `scale` times as large, clipped to [0, 1]
-    """Enlarge a tensor on the device of `prepared`; the same dtype, device and number of dimensions comes back.
+class Enlarger:
+    """Packed pixels to packed pixels on one device."""
 
-    Raises InputError and LimitError as `Upscaler.upscale` does, ModelError when the network gives numbers not finite.
-    """
-    import torch
+    def __init__(self, device: torch.device, domain: str, scale: int) -> None:
+        self._kernels: Any = importlib.import_module("fastsr.kernels.triton.color")
+        there, back = (np.column_stack(m).tolist() for m in (color.THERE, color.BACK))
+        self._packed = self._kernels.pack(there, back, 1 if domain == "y" else 3, scale, device)
 
-    image.check_tensor(img)
-    h, w = img.shape[-2:]
-    if h * w * scale**2 > most:
-        raise LimitError(
-            f"{w}x{h} pixels times {scale} on each side is above the limit of {most} output pixels: cut it"
-        )
-    batch = (img if img.ndim == 4 else img[None]).detach().to(prepared.device, torch.float32)
-    n, channels = batch.shape[:2]
-    if not n:
-        return img.new_empty((n, channels, h * scale, w * scale))
-    with torch.no_grad():
-        good = ((batch >= -image.SLACK) & (batch <= 1 + image.SLACK)).all()  # false of NaN
-        planes, alpha = (batch[:, :-1], batch[:, -1:]) if channels in (2, 4) else (batch, None)
-        gray = planes.shape[1] == 1
-        chroma = None
-        if domain == "rgb":
-            x = planes.expand(-1, 3, -1, -1) if gray else planes
-        elif gray:
-            x = planes
-        else:
-            ycbcr = affine(planes, color.TO_YCBCR, color.OFFSET)
-            x, chroma = ycbcr[:, :1], ycbcr[:, 1:]
-        out = ensemble(x, prepared.run_tensor) if self_ensemble else prepared.run_tensor(x)
-        finite = out.isfinite().all()
-        if chroma is not None:
-            both = torch.cat([out, prepared.bicubic(chroma)], 1)
-            out = affine(both, color.TO_RGB, -color.TO_RGB @ color.OFFSET)
-        elif gray and out.shape[1] == 3:
-            out = out.mean(1, keepdim=True)
-        if alpha is not None:
-            out = torch.cat([out, prepared.bicubic(alpha)], 1)
-        out = out.clamp(0, 1)
-        verdict = torch.stack([good, finite]).tolist()
-        if not verdict[0]:
-            image.check_values(batch.cpu().numpy())
-        if not verdict[1]:
-            raise ModelError("the model gave values that are not finite for this image")
-        return (out if img.ndim == 4 else out[0]).to(img)
+    def __call__(
+        self,
+        x: Tensor,  # [N, H, W, C] uint8, uint16 or fp32, any strides
+        out: Tensor,  # [N, s H, s W, C] of the same dtype, any strides: what is written
+        bad: Tensor,  # [2] int32, zeros: for `judge`
+        run: Callable[[Tensor], Tensor],
+    ) -> None:
+        """Queue it all on the device's current stream, `run` being the network."""
+        net, rest = self._kernels.split(self._packed, x, bad, float(image.LOW), float(image.HIGH))
+        self._kernels.join(self._packed, run(net), rest, bad, out)
 
 
-def ensemble(x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
-    """The mean over the 8 flips and turns (paper 002), summed in float64."""
+def judge(bad: Sequence[int], check: Callable[[], None], name: str) -> None:
+    """Raise InputError when the input was no image, by `check` that names the place, ModelError when the output is none."""
+    if bad[0]:
+        check()
+        raise InputError("float images must lie in [0, 1]: this one did not when it was read")
+    if bad[1]:
+        raise ModelError(f"model '{name}' gave values that are not finite for this image")
+
+
+def ensemble(
+    x: Tensor,  # [N, C, h, w] on the device of the first place
+    places: Sequence[Place],
+) -> Tensor:  # [N, C, h * scale, w * scale] fp32, there
+    """The mean over the 8 flips and turns, divided among the places; summed in float64."""
+    inputs, sums = [], []
+    for place in places:  # first of all, since a copy waits for what was queued before it
+        with place.within():
+            inputs.append(x.to(place.prepared.device))
+    for k, place in enumerate(places[:TURNS]):
+        with place.within():
+            sums.append(_sum(inputs[k], place.prepared.run_tensor, range(k, TURNS, len(places))))
+    total = sums[0]
+    for place, part in zip(places[1:], sums[1:], strict=False):
+        with place.within():
+            part = part.to(total.device)
+        total += part
+    return (total / TURNS).float()
+
+
+def _sum(x: Tensor, run: Callable[[Tensor], Tensor], turns: Iterable[int]) -> Tensor:
+    """The sum over some of the turns, in float64."""
     import torch
 
     total: Tensor | None = None
-    for turn in range(8):
+    for turn in turns:
         turned = torch.rot90(x.flip(-1) if turn >= 4 else x, turn % 4, (-2, -1))
         y = torch.rot90(run(turned), -(turn % 4), (-2, -1)).double()
         y = y.flip(-1) if turn >= 4 else y
         total = y if total is None else total + y
     assert total is not None
-    return (total / 8).float()
-
-
-def affine(
-    x: Tensor,  # [N, 3, H, W]
-    matrix: np.ndarray,  # [3, 3]
-    offset: np.ndarray,  # [3]
-) -> Tensor:  # [N, 3, H, W]
-    """matrix x + offset per pixel, in fp32 whatever torch was told about matrix products."""
-    import torch
-
-    rows = [
-        sum((float(m) * x[:, j] for j, m in enumerate(row)), start=torch.full_like(x[:, 0], float(offset[i])))
-        for i, row in enumerate(matrix)
-    ]
-    return torch.stack(rows, 1)
+    return total

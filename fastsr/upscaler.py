@@ -7,19 +7,19 @@ import operator
 import os
 import sys
 import time
+from collections.abc import Generator, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
-from fastsr import _core, catalog, color, executors, image, modelfile, tensors
-from fastsr.errors import DeviceError, InputError, LimitError, ModelError
+from fastsr import _core, catalog, color, executors, image, modelfile, stream
+from fastsr.errors import DeviceError, InputError, ModelError
 from fastsr.modelfile import ModelFile
 
 FOREIGN = (".mat", ".pth", ".pt", ".ckpt")
 """checkpoints of others, converted in memory (needs the extra `train`)"""
-MAX_OUTPUT = 1 << 30
-"""pixels of the largest output: above it, sizes in bytes leave what most hosts can hold"""
 
 
 class Upscaler:
@@ -32,6 +32,9 @@ class Upscaler:
         self._executor = executor
         self._prepared = prepared
         self._options = options
+        members = getattr(prepared, "members", ())  # of GPU executors
+        scale, domain, turns = model.plan.scale, model.plan.domain, options["self_ensemble"]
+        self._feed = stream.Feed(members, domain, scale, turns, model.name) if members else None
 
     @property
     def name(self) -> str:
@@ -51,7 +54,8 @@ class Upscaler:
 
         img: a PIL image; numpy [H, W] or [H, W, 1 | 2 | 3 | 4] of uint8, uint16 or float32 in [0, 1] (2 and 4: the
         last channel is alpha); torch [C, H, W] or [N, C, H, W] float in [0, 1]. Any strides. The input is not written.
-        On a GPU a torch batch is one run, and a tensor that lies there stays there.
+        On a GPU a torch batch is one run, and a tensor that lies there stays there. Several GPUs divide a batch, and a
+        single image's self-ensemble; otherwise the first takes it.
         A network on Y gets Y of BT.601 (gray images are Y); chroma and alpha go by bicubic. Integers come back
         rounded, floats clipped to [0, 1]. PIL: L, LA, RGB, RGBA, I;16, I (16 bit) and F ([0, 1]) keep their mode; 1 comes
         back as L, palettes, CMYK and others as RGB or RGBA.
@@ -62,26 +66,42 @@ class Upscaler:
         >>> fastsr.load("annet_x3").upscale(np.zeros((64, 64, 3), np.uint8)).shape
         (192, 192, 3)
         """
-        if image.is_tensor(img) and hasattr(self._prepared, "run_tensor"):
-            begin = time.perf_counter()
-            out = tensors.upscale(
-                img,
-                cast(tensors.OnDevice, self._prepared),
-                self.domain,
-                self.scale,
-                self._options["self_ensemble"],
-                MAX_OUTPUT,
-            )
-            _log(f"{self.name}: tensor {tuple(img.shape)} in {1e3 * (time.perf_counter() - begin):.1f} ms")
-            return out
-        pictures = image.take(img)
-        return image.give_back([self._one(p) for p in pictures], img, self.scale)
+        if self._feed is None:
+            return image.give_back([self._one(p) for p in image.take(img)], img, self.scale)
+        begin = time.perf_counter()
+        out = self._feed.upscale(img)
+        size = "x".join(map(str, img.shape if hasattr(img, "shape") else img.size))
+        _log(f"{self.name}: {size} in {1e3 * (time.perf_counter() - begin):.1f} ms")
+        return out
+
+    def stream(self, images: Iterable[Any], *, return_exceptions: bool = False) -> Generator[Any, None, None]:
+        """Enlarge many images, or the frames of a video: a generator of what `upscale` gives for each, in order.
+
+        images: any iterable of what `upscale` takes, of mixed kinds and sizes. On a GPU three are on their way at once (to
+        it, on it, back) and several GPUs take turns: as many images are taken ahead of the result that is given. An image
+        may be written again as soon as the next one is asked for. On the CPU it is one after another.
+
+        A bad image raises when its turn comes, after the results before it; that ends the stream. With
+        return_exceptions=True the FastsrError stands in the place of the result instead, and the stream goes on. What the
+        iterable raises ends it always. A generator that is closed early waits for what is on its way.
+
+        >>> for frame in fastsr.load("annet_x3").stream(frames): show(frame)
+        """
+        alone = image.is_tensor(images) or isinstance(images, np.ndarray)
+        if not isinstance(images, Iterable) or (alone and images.ndim < 4):  # type: ignore[attr-defined]
+            what = f"one of shape {tuple(images.shape)}" if alone else f"a {type(images).__name__}"  # type: ignore[attr-defined]
+            raise InputError(f"stream() takes an iterable of images, not {what}: give a list")
+        if self._feed is not None:
+            return self._feed.stream(images, return_exceptions)
+        return (stream.outcome(partial(self.upscale, img), return_exceptions) for img in images)
 
     def run(
         self,
         planes: np.ndarray,  # [C, h, w] f32 in [0, 1], C = 1 for Y, 3 for RGB
     ) -> np.ndarray:  # [C, h * scale, w * scale] f32, not clipped
         """The network alone, with self-ensemble if it was asked for: for evaluation."""
+        if self._feed is not None:
+            return self._feed.run(planes)
         if not self._options["self_ensemble"]:
             return self._prepared.run(planes)
         # The mean over the 8 flips and turns (paper 002).
@@ -96,10 +116,7 @@ class Upscaler:
 
     def _one(self, picture: image.Picture) -> image.Picture:
         h, w = picture.size
-        if h * w * self.scale**2 > MAX_OUTPUT:
-            raise LimitError(
-                f"{w}x{h} pixels times {self.scale} on each side is above the limit of {MAX_OUTPUT} output pixels: cut the image"
-            )
+        image.check_output(h, w, self.scale)
         begin = time.perf_counter()
         planes, chroma = color.split(picture, self.domain)
         out = self.run(planes)
@@ -163,8 +180,8 @@ def load(
     """Load a shipped model by name, or a model file by path, or a checkpoint that `fastsr convert` knows (.mat, .pth).
 
     scale: chooses among models of one name, load("annet", scale=3); must agree with the file's.
-    device: "cpu"; "cuda" or "cuda:1", an NVIDIA GPU (extra `gpu`), or DeviceError that says what is missing; "auto", the
-    first GPU if there is one. executor: "auto", "cpu", "reference" (torch), "triton", "cuda" (CUDA C++ before Triton).
+    device: "cpu"; "cuda" or "cuda:1", an NVIDIA GPU (extra `gpu`), or DeviceError that says what is missing; "cuda:0,1" or
+    "cuda:all", several; "auto", the first GPU if there is one. executor: "auto", "cpu", "reference" (torch), "triton", "cuda" (CUDA C++ before Triton).
     precision: "auto" (fp32), "fp32", or "bf16" (wide convolutions in bfloat16 products summed in fp32: two times as fast
     where the CPU has AMX, 60 dB from fp32; DeviceError on CPUs without AVX-512-BF16); on a GPU also "fp16", and "tf32",
     fp32 with products rounded to 10 bits of mantissa. threads: default all CPUs this process may use. tile: side of a tile in LR pixels;

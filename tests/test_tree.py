@@ -31,6 +31,7 @@ ALLOWED = {
     "image": {"errors"},
     "color": {"errors", "_core", "image"},
     "tensors": {"color", "image", "errors"},
+    "stream": {"tensors", "image", "errors"},
     "torch_ops": {"executors", "ops"},
     "upscaler": {
         "catalog",
@@ -42,7 +43,7 @@ ALLOWED = {
         "errors",
         "_core",
         "convert",
-        "tensors",
+        "stream",
     },
     "convert": {"families", "modelfile", "plan", "errors", "ops", "train"},
     "train": {"families", "modelfile", "metrics", "ops", "upscaler", "evaluate", "errors", "_core", "train"},
@@ -95,9 +96,9 @@ def test_device_code_includes_no_toolkit() -> None:
 
 
 def test_the_triton_column_is_complete() -> None:
-    """A GPU executor runs any op by torch, but every op has a kernel; the others there are what ops share."""
+    """A GPU executor runs any op by torch, but every op has a kernel; the others are what ops share, and colour."""
     files = {path.stem for path in (ROOT / "kernels/triton").glob("*.py")}
-    shared = {"__init__", "common", "conv_gemm", "conv_image", "conv_few", "shallow"}
+    shared = {"__init__", "common", "conv_gemm", "conv_image", "conv_few", "shallow", "color"}
     assert files - shared == set(OPS)
     for op in OPS:
         text = (ROOT / f"kernels/triton/{op}.py").read_text()

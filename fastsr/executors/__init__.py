@@ -69,14 +69,14 @@ def get(name: str) -> Executor:
 
 
 def choose(device: str, name: str) -> tuple[Executor, dict[str, str], str]:
-    """The executor for `device` ("auto", "cpu", "cuda", "cuda:1") and the asked-for one ("auto" or its name).
+    """The executor for `device` ("auto", "cpu", "cuda", "cuda:1", "cuda:0,1", "cuda:all") and the asked-for one ("auto" or its name).
 
     Also returns what else its prepare is given, and why the CPU was taken where "auto" found no GPU. Raises DeviceError.
     """
     from fastsr.executors import devices
 
     if device not in ("auto", "cpu") and not devices.DEVICE.fullmatch(device):
-        raise DeviceError(f"device {device!r} is not one of auto, cpu, cuda, cuda:0, cuda:1, ...")
+        raise DeviceError(f"device {device!r} is not one of auto, cpu, cuda, cuda:1, cuda:0,1, cuda:all")
     if name != "auto" and name not in GPU:
         if device not in ("auto", "cpu"):
             raise DeviceError(f"executor {name!r} does not run on device {device!r}: use executor='auto'")

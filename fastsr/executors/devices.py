@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-DEVICE = re.compile(r"cuda(:\d+)?")
+DEVICE = re.compile(r"cuda(:all|:\d+(,\d+)*)?")
 
 
 def driver() -> bool:
@@ -27,6 +27,16 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+def each(device: str) -> list[str]:
+    """The GPUs that "cuda:0,1" or "cuda:all" names, one by one; any other device itself."""
+    kind, _, which = device.partition(":")
+    if which == "all":
+        import torch
+
+        return [f"{kind}:{index}" for index in range(torch.cuda.device_count())]
+    return [f"{kind}:{index}" for index in which.split(",")] if which else [device]
+
+
 def missing(device: str) -> str | None:
     """What a GPU executor lacks to run on `device`, and what to do about it; None where it can."""
     for package in ("torch", "triton"):
@@ -35,7 +45,7 @@ def missing(device: str) -> str | None:
     if device == "cpu":
         return None if interpreted() else "Triton kernels run on a CPU only with TRITON_INTERPRET=1, for tests"
     if not DEVICE.fullmatch(device):
-        return "is not cpu, cuda or cuda:N"
+        return "is not cpu, cuda, cuda:N, cuda:N,M,... or cuda:all"
     import torch
 
     if torch.version.cuda is None:
@@ -44,14 +54,17 @@ def missing(device: str) -> str | None:
         )
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} finds no NVIDIA GPU or driver: see what `nvidia-smi` says"
-    index = int(device.partition(":")[2] or 0)
-    if index >= torch.cuda.device_count():
-        return f"there are {torch.cuda.device_count()} GPUs, numbered from 0"
-    capability = torch.cuda.get_device_capability(index)
-    if capability < (8, 0):
-        return (
-            f"{torch.cuda.get_device_name(index)} has compute capability {capability[0]}.{capability[1]}, 8.0 is needed"
-        )
+    seen = set()
+    for one in each(device):
+        index = int(one.partition(":")[2] or 0)
+        if index in seen:
+            return f"names GPU {index} twice"
+        seen.add(index)
+        if index >= torch.cuda.device_count():
+            return f"there are {torch.cuda.device_count()} GPUs, numbered from 0"
+        major, minor = torch.cuda.get_device_capability(index)
+        if (major, minor) < (8, 0):
+            return f"{torch.cuda.get_device_name(index)} has compute capability {major}.{minor}, 8.0 is needed"
     return None
 
 

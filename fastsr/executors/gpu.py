@@ -18,9 +18,9 @@ import numpy as np
 
 from fastsr import _core
 from fastsr.errors import DeviceError, LimitError, ModelError
-from fastsr.executors import devices, stages, tuning
+from fastsr.executors import devices, several, stages, tuning
 from fastsr.ops import OPS
-from fastsr.plan import INPUT, OUTPUT, Plan, Step
+from fastsr.plan import INPUT, OUTPUT, Plan
 
 if TYPE_CHECKING:
     import torch
@@ -61,9 +61,6 @@ class PreparedGpu:
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
         with on(self.device):
             self.stages = stages.build(plan, tensors, backends, self.dtype, self.device, precision == "tf32")
-            # Chroma and alpha go by bicubic beside the network.
-            aside = Plan("y", plan.scale, (Step("resize_bicubic", (INPUT,), OUTPUT, {}, {"scale": plan.scale}),))
-            (self._resize,) = stages.build(aside, {}, backends, self.dtype, self.device, False)
         self.choices = tuning.Choices(self.device)
         self._seen: set[tuple[int, ...]] = set()
         self._uncaptured: set[tuple[int, ...]] = set()
@@ -71,6 +68,11 @@ class PreparedGpu:
         self._lock = threading.Lock()
         self._pool: Any = None
         self._turn: Any = None  # an event: the last replay is done with the pool
+
+    @property
+    def members(self) -> tuple[PreparedGpu, ...]:
+        """What runs on each GPU: here one."""
+        return (self,)
 
     def run(
         self,
@@ -107,16 +109,6 @@ class PreparedGpu:
                         ) from None
                     side = max(SMALLEST, -(-largest // 2))
                 self._forget()
-
-    def bicubic(
-        self,
-        x: Tensor,  # [N, C, h, w] fp32 on this device
-    ) -> Tensor:  # [N, C, h * scale, w * scale]
-        """resize_bicubic to the size of the network's output."""
-        import torch
-
-        with torch.no_grad(), on(self.device):
-            return self._resize.run([x], None)
 
     def bytes(self, n: int, h: int, w: int) -> int:
         """Device memory of a run of n images at once: values that live together, and scratch that grows with the image."""
@@ -308,8 +300,8 @@ class GpuExecutor:
         memory_limit: int | None = None,
         precision: str = "fp32",
         device: str = "cuda",
-    ) -> PreparedGpu:
-        """Pack a plan for `device`: "cuda", "cuda:1", or "cpu" under TRITON_INTERPRET=1. `threads` is not used.
+    ) -> PreparedGpu | several.Several:
+        """Pack a plan for `device`: "cuda", "cuda:1", several GPUs, or "cpu" under TRITON_INTERPRET=1. `threads` is not used.
 
         Raises DeviceError that says what is missing, ModelError for a broken plan.
         """
@@ -318,12 +310,16 @@ class GpuExecutor:
         missing = devices.missing(device)
         if missing:
             raise DeviceError(f"device {device!r}: {missing}")
-        return PreparedGpu(
-            plan,
-            weights,
-            backends=self.backends,
-            device=device,
-            precision=precision,
-            tile=tile,
-            memory_limit=memory_limit,
-        )
+        made = [
+            PreparedGpu(
+                plan,
+                weights,
+                backends=self.backends,
+                device=one,
+                precision=precision,
+                tile=tile,
+                memory_limit=memory_limit,
+            )
+            for one in devices.each(device)
+        ]
+        return made[0] if len(made) == 1 else several.Several(made)

@@ -22,16 +22,10 @@ ROWS, BLOCK = 8, 128
 
 
 @triton.jit
-def bicubic(
-    x_ptr, taps_ptr, y_ptr, h, w, sn, sc, sh, sw,
-    C: tl.constexpr, S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+def sample(
+    plane, taps_ptr, y, x, h, w, sh, sw, stored, S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    n = tl.program_id(2).to(tl.int64)
-    y = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
-    i = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
-    stored = (y < h * S) & (i < w * S * C)
-    x = i // C
-    plane = x_ptr + n * sn + (i % C).to(tl.int64) * sc
+    """[ROWS, BLOCK] numbers at (y, x) of the enlarged image; `plane` [ROWS, BLOCK]: where the channel of each begins."""
     # The first of four taps: floor((o + 1/2) / s - 1/2) - 1.
     y0 = (2 * y + 1 + S) // (2 * S) - 2
     x0 = (2 * x + 1 + S) // (2 * S) - 2
@@ -43,6 +37,21 @@ def bicubic(
             v = tl.load(plane + row + border_index(x0 + k, w, 2).to(tl.int64) * sw, mask=stored, other=0.0)
             along += v.to(tl.float32) * tl.load(taps_ptr + (x % S) * 4 + k)
         out += along * tl.load(taps_ptr + (y % S) * 4 + j)
+    return out
+
+
+@triton.jit
+def bicubic(
+    x_ptr, taps_ptr, y_ptr, h, w, sn, sc, sh, sw,
+    C: tl.constexpr, S: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(2).to(tl.int64)
+    y = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
+    i = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
+    stored = (y < h * S) & (i < w * S * C)
+    x = i // C
+    plane = x_ptr + n * sn + (i % C).to(tl.int64) * sc
+    out = sample(plane, taps_ptr, y, x, h, w, sh, sw, stored, S, ROWS, BLOCK)
     tl.store(y_ptr + (n * h * S + y) * w * (S * C) + i, out.to(y_ptr.dtype.element_ty), mask=stored)
 
 
