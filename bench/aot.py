@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -93,6 +94,13 @@ def cases(dtype: Any, tf32: bool) -> Iterator[tuple[str, Any, Any, list[Any], di
     for name, inputs, scale in (("resize_bicubic", [x(1)], {"scale": 3}), ("pixel_shuffle", [x(256)], {"scale": 2})):
         m = kernel(name)
         yield name, m, m.pack({}, scale, dtype, cpu), inputs, scale
+    m = kernel("color")
+    colors = m.pack([[0.0] * 4] * 3, [[0.0] * 4] * 3, 1, 3, cpu)
+    for name, levels in (("8 bit", torch.uint8), ("floats", torch.float32)):
+        pixels, out = (torch.empty(1, 96 * s, 160 * s, 4, dtype=levels) for s in (1, 3))
+        bad, rest = torch.empty(2, dtype=torch.int32), torch.empty(1, 3, 96, 160)
+        yield f"color split, {name}", SimpleNamespace(launch=m.split), colors, [pixels, bad, 0.0, 1.0], {}
+        yield f"color join, {name}", SimpleNamespace(launch=m.join), colors, [x(1, 3), rest, bad, out], {}
     m = kernel("scale_shift")
     yield "scale_shift", m, m.pack({"shift": weight(3)}, {}, dtype, cpu), [x(3)], {}
 
@@ -120,7 +128,8 @@ def compiled(kernel: Any, args: tuple[Any, ...], options: dict[str, Any], arch: 
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    pointers = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int32: "*i32"}
+    pointers = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+    pointers |= {torch.int32: "*i32", torch.uint8: "*u8"}
     signature, constants, attributes = {}, {}, {}
     for i, (parameter, value) in enumerate(zip(kernel.params, args, strict=True)):
         if parameter.is_constexpr or value is None or (type(value) is int and value == 1):

@@ -7,6 +7,8 @@ import json
 import os
 import sys
 import traceback
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +94,11 @@ precision_option = click.option(
     help="auto, fp32, or bf16: wide convolutions faster, 60 dB from fp32; on a GPU also tf32, fp16.",
 )
 device_option = click.option(
-    "--device", default="auto", show_default=True, metavar="D", help="auto, cpu, cuda or cuda:N, an NVIDIA GPU."
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="D",
+    help="auto, cpu, cuda or cuda:N, an NVIDIA GPU, cuda:0,1 or cuda:all, several.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 verbose_option = click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Show the trace of an error.")
@@ -169,11 +175,27 @@ def cmd_upscale(
         self_ensemble=self_ensemble,
     )
     code = 0
-    for source, target in zip(inputs, targets, strict=True):
+    waiting: deque[tuple[Path, Path]] = deque()
+
+    def pictures() -> Iterator[Any]:
+        """Those that can be read; the stream takes a few ahead of the results."""
+        nonlocal code
+        for source, target in zip(inputs, targets, strict=True):
+            try:
+                picture = image.read(source)
+                image.check_fits(target, picture, upscaler.scale)
+            except (FastsrError, MemoryError) as e:
+                code = _report(e, source)
+                continue
+            waiting.append((source, target))
+            yield picture
+
+    for result in upscaler.stream(pictures(), return_exceptions=True):
+        source, target = waiting.popleft()
         try:
-            picture = image.read(source)
-            image.check_fits(target, picture, upscaler.scale)
-            image.write(upscaler.upscale(picture), target)
+            if isinstance(result, Exception):
+                raise result
+            image.write(result, target)
         except (FastsrError, MemoryError) as e:
             code = _report(e, source)
     raise click.exceptions.Exit(code)

@@ -17,6 +17,7 @@ from PIL import Image
 
 import fastsr
 from fastsr import cli, image
+from fastsr.executors import devices
 from fastsr.testing import rng
 
 Write = Callable[..., Path]
@@ -81,6 +82,29 @@ def test_a_bad_image_among_several(run: Run, small_model: Write, photo: Path, tm
     assert run(*args, "--overwrite")[0] == 2
     code, _, err = run("upscale", photo, tmp_path / "x" / "photo.jpg", "-o", out, "--overwrite")
     assert_one_line(err, "several inputs would become photo.png")
+
+
+def test_several_images_on_a_gpu(run: Run, small_model: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    if not devices.interpreted():
+        pytest.skip("kernels are compiled in this process")
+    sources = [tmp_path / f"{i}.png" for i in range(5)]
+    for i, source in enumerate(sources):
+        Image.fromarray(rng(i).integers(0, 256, (4, 5), dtype=np.uint8)).save(source)
+    sources[1].write_bytes(b"no image")
+    monkeypatch.setattr(image, "MAX_OUTPUT", 4 * 20)  # what only the upscaler refuses
+    Image.new("L", (7, 3)).save(sources[3])
+    args = ("upscale", *sources, "-o", tmp_path / "out", "-m", small_model())
+    code, _, err = run(*args, "--executor", "triton")
+    assert code == 4
+    assert f"{sources[1]}: not an image" in err
+    assert f"{sources[3]}: 7x3 pixels times 2" in err
+    assert err.count("\n") == 2
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0.png", "2.png", "4.png"]
+    net = fastsr.load(small_model(), device="cpu")
+    for i in (0, 2, 4):
+        out, want = image.read(tmp_path / "out" / f"{i}.png"), net.upscale(Image.open(sources[i]))
+        assert np.abs(np.asarray(out).astype(int) - np.asarray(want)).max() <= 1
 
 
 def cases(photo: Path, model: Path, tmp_path: Path) -> list[tuple[list[object], int, str]]:

@@ -73,7 +73,7 @@ def net(request: pytest.FixtureRequest, small_model: Write) -> Upscaler:
 
 
 def frames(count: int, *shape: int) -> list[np.ndarray]:
-    return [rng(i).integers(0, 256, shape or (4, 5, 3), dtype=np.uint8) for i in range(count)]
+    return [rng(i).integers(0, 256, shape or (4, 5), dtype=np.uint8) for i in range(count)]
 
 
 def kinds() -> list[Any]:
@@ -101,7 +101,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def test_results_are_those_of_upscale_in_order(net: Upscaler) -> None:
-    images = kinds()
+    images = kinds()[::2]
     found = list(net.stream(iter(images)))
     assert len(found) == len(images)
     for img, out in zip(images, found, strict=True):
@@ -146,7 +146,7 @@ def test_what_the_iterable_raises_comes_in_its_turn(net: Upscaler, keep: bool) -
 
 def test_a_frame_may_be_written_again(net: Upscaler) -> None:
     """As decoders do that have one frame for all: when the next is asked for, the last is no more."""
-    images, one = frames(7), np.empty((4, 5, 3), np.uint8)
+    images, one = frames(5), np.empty((4, 5), np.uint8)
 
     def source() -> Iterator[Any]:
         for img in images:
@@ -205,7 +205,7 @@ def test_a_gpu_gives_the_pixels_of_the_cpu(device: Any, small_model: Write, doma
 
 def test_tensors_among_images(device: Any, gpu: Upscaler) -> None:
     torch = pytest.importorskip("torch")
-    x = torch.from_numpy(rng(0).random((3, 3, 4, 5), np.float32))
+    x = torch.from_numpy(rng(0).random((3, 2, 4, 5), np.float32))
     images = [x, x[0].to(device), frames(1)[0], x.half().to(device), x[:0], x.permute(0, 1, 3, 2).double()]
     for img, out in zip(images, gpu.stream(images), strict=True):
         if isinstance(img, np.ndarray):
@@ -214,7 +214,7 @@ def test_tensors_among_images(device: Any, gpu: Upscaler) -> None:
         assert (out.dtype, out.device.type, out.ndim) == (img.dtype, img.device.type, img.ndim)
         assert torch.equal(out, gpu.upscale(img))
     bad = x.clone()
-    bad[1, 2, 3, 0] = 7
+    bad[1, 1, 3, 0] = 7
     found = list(gpu.stream([bad, x], return_exceptions=True))
     assert "this one goes from" in str(found[0])
     assert torch.equal(found[1], gpu.upscale(x))
@@ -224,7 +224,7 @@ def test_tensors_of_the_host_go_through_pinned_memory(
     device: Any, gpu: Upscaler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch = pytest.importorskip("torch")
-    x = torch.from_numpy(rng(0).random((3, 4, 4, 5), np.float32))
+    x = torch.from_numpy(rng(0).random((3, 2, 4, 5), np.float32))
     images = [x, x[0], x.half(), x.permute(0, 1, 3, 2).double()]
     expected = [gpu.upscale(img.to(device)).cpu() for img in images]
     monkeypatch.setattr(stream.Line, "far", lambda self, x: x.device.type == "cpu")
@@ -233,8 +233,8 @@ def test_tensors_of_the_host_go_through_pinned_memory(
             assert out.dtype == img.dtype
             assert torch.equal(out, one)
     bad = x.clone()
-    bad[1, 2, 3, 0] = float("nan")
-    with pytest.raises(InputError, match=r"nan at index \(1, 2, 3, 0\)"):
+    bad[1, 1, 3, 0] = float("nan")
+    with pytest.raises(InputError, match=r"nan at index \(1, 1, 3, 0\)"):
         gpu.upscale(bad)
 
 
@@ -286,10 +286,10 @@ def test_pinned_buffers_are_used_again(gpu: Upscaler, device: Any, monkeypatch: 
         return pinned(size)
 
     monkeypatch.setattr(line.up, "pinned", counted)
-    images = [*frames(9, 4, 5, 3), *frames(9, 3, 2, 3), *frames(2, 6, 6, 3)]
-    assert len(list(gpu.stream(images))) == 20
+    images = [*frames(6), *frames(6, 3, 2), *frames(2, 6, 6)]
+    assert len(list(gpu.stream(images))) == 14
     # A pair a slot, and once more where a larger image comes.
-    assert sorted(size for size in made if size)[: stream.IN_FLIGHT] == 3 * [60]
+    assert sorted(size for size in made if size)[: stream.IN_FLIGHT] == 3 * [20]
     assert len([size for size in made if size]) == 2 * stream.IN_FLIGHT + 2 * 2
 
 
@@ -330,13 +330,15 @@ def with_lanes(net: Upscaler, up: bool, work: bool, down: bool, deaf: str = "") 
     return line
 
 
-@pytest.mark.parametrize("eager", [*itertools.product([False, True], repeat=3)])
+@pytest.mark.parametrize(
+    "eager", [(False, False, False), (True, False, False), (True, True, False), (True, True, True)]
+)
 def test_lanes_wait_for_each_other_and_for_nobody_else(
     gpu: Upscaler, device: Any, eager: tuple[bool, bool, bool]
 ) -> None:
     if device.type == "cuda":
         pytest.skip("a GPU has streams of its own")
-    images = [*frames(7), *frames(2, 7, 6, 3), *kinds()[:4]]
+    images = [*frames(5), *frames(2, 7, 6), *frames(1, 3, 3, 3)]
     expected = [gpu.upscale(img) for img in images]
     line = with_lanes(gpu, *eager)
     running = gpu.stream(images)

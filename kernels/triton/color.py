@@ -28,7 +28,8 @@ from .common import empty
 from .resize_bicubic import sample
 
 BLOCK = 512
-ROWS, COLUMNS = 4, 128
+ROWS, COLUMNS, WARPS = 8, 64, 8
+"""two pixels a thread: with four, 48 reads on their way do not fit into the registers"""
 LEVELS = {torch.uint8: 255, torch.uint16: 65535, torch.float32: 0}
 """what integers are divided by; 0: floats"""
 
@@ -44,8 +45,9 @@ def color_split(
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < pixels
     at = x_ptr + n * sn + (i // width).to(tl.int64) * sh + (i % width).to(tl.int64) * sw
-    net = net_ptr + n * (pixels * NET) + i.to(tl.int64) * NET
-    rest = rest_ptr + n * (pixels * REST) + i
+    net = net_ptr + n * pixels * NET + i.to(tl.int64) * NET
+    first = n * REST  # of the image's planes of rest
+    rest = rest_ptr + first * pixels + i
     wrong = tl.zeros((BLOCK,), tl.int32)
     a = tl.load(at, mask=inside, other=0).to(tl.float32)
     if LEVELS > 0:
@@ -77,7 +79,7 @@ def color_split(
             d = tl.div_rn(d, LEVELS * 1.0)
         else:
             wrong += ((d >= low) & (d <= high)).to(tl.int32) ^ 1
-        tl.store(rest + (REST - 1) * pixels, d, mask=inside)
+        tl.store(rest_ptr + (first + REST - 1) * pixels + i, d, mask=inside)
     if LEVELS == 0:
         wrong = tl.max(tl.where(inside, wrong, 0), 0)
         tl.store(bad_ptr, 1, mask=wrong > 0)
@@ -188,7 +190,7 @@ def join(
     h, w = hs // packed.scale, ws // packed.scale
     color_join[(triton.cdiv(hs, ROWS), triton.cdiv(ws, COLUMNS), n)](
         net, rest, packed.taps, packed.back, out, bad, h, w, *net.stride(), *out.stride(),
-        c, packed.net, packed.scale, LEVELS[out.dtype], ROWS, COLUMNS, enable_fp_fusion=False,
+        c, packed.net, packed.scale, LEVELS[out.dtype], ROWS, COLUMNS, num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip
 
 
