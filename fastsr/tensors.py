@@ -79,15 +79,15 @@ def ensemble(
     places: Sequence[Place],
 ) -> Tensor:  # [N, C, h * scale, w * scale] fp32, there
     """The mean over the 8 flips and turns, divided among the places; summed in float64."""
-    inputs, sums = [], []
+    inputs, sums, places = [], [], places[:TURNS]
     for place in places:  # first of all, since a copy waits for what was queued before it
         with place.within():
             inputs.append(x.to(place.prepared.device))
-    for k, place in enumerate(places[:TURNS]):
+    for k, place in enumerate(places):
         with place.within():
             sums.append(_sum(inputs[k], place.prepared.run_tensor, range(k, TURNS, len(places))))
     total = sums[0]
-    for place, part in zip(places[1:], sums[1:], strict=False):
+    for place, part in zip(places[1:], sums[1:], strict=True):
         with place.within():
             part = part.to(total.device)
         total += part

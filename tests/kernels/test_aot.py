@@ -50,6 +50,8 @@ def test_defaults_compile_without_spills(arch: int) -> None:
         "shuffle",
         "affine",
         "combine",
+        "color_split",
+        "color_join",
         "conv_few",
         "pad_border",
     }
