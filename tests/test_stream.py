@@ -203,6 +203,20 @@ def test_a_gpu_gives_the_pixels_of_the_cpu(device: Any, small_model: Write, doma
         assert np.abs(a - b).max() <= (1e-5 if np.asarray(out).dtype.kind == "f" else 1)
 
 
+@pytest.mark.parametrize("self_ensemble", [False, True])
+def test_two_give_the_pixels_of_one(device: Any, small_model: Write, self_ensemble: bool) -> None:
+    """The lanes of two GPUs, though both be one: copies between them wait for what they copy."""
+    torch = pytest.importorskip("torch")
+    path = small_model()
+    one = fastsr.load(path, executor="triton", self_ensemble=self_ensemble)
+    two = on_two(path, device, self_ensemble=self_ensemble)
+    batch, images = torch.from_numpy(rng(0).random((3, 1, 2, 3), np.float32)).to(device), frames(4, 2, 3)
+    assert torch.equal(two.upscale(batch), one.upscale(batch))
+    assert same(two.upscale(images[0]), one.upscale(images[0]))
+    for out, img in zip(two.stream(images), images, strict=True):
+        assert same(out, one.upscale(img))
+
+
 def test_tensors_among_images(device: Any, gpu: Upscaler) -> None:
     torch = pytest.importorskip("torch")
     x = torch.from_numpy(rng(0).random((3, 2, 4, 5), np.float32))
