@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the GPU executors share: a plan on torch tensors of one device, each step by the first backend that has it.
 
-A backend is a folder of `fastsr.kernels`; "torch", the reference formula on the same device, is last and has all. Values
+A backend is a folder of `fastsr.kernels`; "torch", the reference formula on the same device, is last and has all. The
+executor "gpu", which "auto" stands for on a GPU, has them all and takes per step what measured faster. Values
 of at most 4 channels are images and stay fp32, others are channels_last in the working dtype. On a GPU a shape that
 comes again is captured as a CUDA graph. Also runs on the CPU, where Triton's interpreter (TRITON_INTERPRET=1) does the
 launches: that is how it is tested without a GPU.
@@ -43,6 +44,7 @@ class PreparedGpu:
         weights: Mapping[str, np.ndarray],
         *,
         backends: Sequence[str],
+        rivals: bool,
         device: str,
         precision: str = "fp32",
         tile: int = 0,
@@ -60,11 +62,13 @@ class PreparedGpu:
         self.isa = devices.name(self.device)
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
         with on(self.device):
-            self.stages = stages.build(plan, tensors, backends, self.dtype, self.device, precision == "tf32")
+            self.stages = stages.build(plan, tensors, backends, self.dtype, self.device, precision == "tf32", rivals)
             # Chroma and alpha go by bicubic beside the network.
             aside = Plan("y", plan.scale, (Step("resize_bicubic", (INPUT,), OUTPUT, {}, {"scale": plan.scale}),))
             (self._resize,) = stages.build(aside, {}, backends, self.dtype, self.device, False)
         self.choices = tuning.Choices(self.device)
+        # Whether backends are timed against each other on the first image of a class of sizes.
+        self.measures = rivals and self.device.type == "cuda"
         self._seen: set[tuple[int, ...]] = set()
         self._uncaptured: set[tuple[int, ...]] = set()
         self._graphs: OrderedDict[tuple[int, ...], _Graph] = OrderedDict()
@@ -210,10 +214,16 @@ class PreparedGpu:
         values = {INPUT: x}
         for stage in self.stages:
             inputs = [values[name] for name in stage.inputs]
-            values[stage.out] = stage.run(inputs, self.choices.of(stage, inputs[0].shape))
+            values[stage.out] = stage.run(inputs, self._choose(stage, inputs))
             for name in stage.frees:
                 del values[name]
         return values[OUTPUT].contiguous()
+
+    def _choose(self, stage: stages.Stage, inputs: Sequence[Tensor]) -> stages.Candidate | None:
+        shape = inputs[0].shape
+        if self.measures and len(stage.ways) > 1 and self.choices.is_new(stage, shape):
+            tuning.tune(stage, inputs, self.choices, None, defaults=True)
+        return self.choices.of(stage, shape)
 
     def tune(self, n: int, h: int, w: int, measure: tuning.Measure | None = None) -> list[dict[str, Any]]:
         """Time every candidate of every stage on images of this size; keep the fastest that is right, on disk as well.
@@ -242,7 +252,7 @@ class PreparedGpu:
         for row in found:
             stage = of[row["out"]]
             chosen = self.choices.of(stage, (1, *shapes[stage.inputs[0]]))
-            who = f"{'torch' if chosen == 'torch' else stage.who} {self.precision}"
+            who = f"{stage.ways[0].name if chosen is None else chosen.way} {self.precision}"
             if chosen is not None:
                 who += " tuned"
             if stage.note:
@@ -291,8 +301,8 @@ def on(device: torch.device) -> Any:
 class GpuExecutor:
     """An executor by its ordered backends."""
 
-    def __init__(self, name: str, backends: Sequence[str]) -> None:
-        self.name, self.backends = name, tuple(backends)
+    def __init__(self, name: str, backends: Sequence[str], rivals: bool = False) -> None:
+        self.name, self.backends, self.rivals = name, tuple(backends), rivals
 
     def supports(self, plan: Plan) -> str | None:
         missing = sorted({step.op for step in plan.steps} - set(OPS))
@@ -322,8 +332,12 @@ class GpuExecutor:
             plan,
             weights,
             backends=self.backends,
+            rivals=self.rivals,
             device=device,
             precision=precision,
             tile=tile,
             memory_limit=memory_limit,
         )
+
+
+EXECUTOR = GpuExecutor("gpu", ("triton", "cuda", "torch"), rivals=True)
