@@ -124,9 +124,7 @@ class PreparedGpu:
 
     def bytes(self, n: int, h: int, w: int) -> int:
         """Device memory of a run of n images at once: values that live together, and scratch that grows with the image."""
-        rows = self.session.explain(SMALLEST, SMALLEST)
-        shapes = {row["out"]: (row["shape"][0], row["shape"][1] // SMALLEST) for row in rows}
-        shapes[INPUT] = (self.plan.channels, 1)
+        shapes = self._shapes()
         peak, living = 0, {INPUT: self.plan.channels * 4 * h * w}
         for stage in self.stages:
             living[stage.out] = stages.bytes_of(stage, shapes, h, w, self.dtype.itemsize)
@@ -134,6 +132,20 @@ class PreparedGpu:
             for name in stage.frees:
                 living.pop(name)
         return n * peak
+
+    def traffic(self, n: int, h: int, w: int) -> int:
+        """Bytes that the stages read and write at least, for n images: every input and output once."""
+        shapes = self._shapes()
+        of = {stage.out: stages.bytes_of(stage, shapes, h, w, self.dtype.itemsize) for stage in self.stages}
+        of[INPUT] = self.plan.channels * 4 * h * w
+        return n * sum(of[stage.out] + sum(of[name] for name in stage.inputs) for stage in self.stages)
+
+    def _shapes(self) -> dict[str, tuple[int, int]]:
+        """Value -> channels, and how many times as large as the input it is."""
+        rows = self.session.explain(SMALLEST, SMALLEST)
+        return {row["out"]: (row["shape"][0], row["shape"][1] // SMALLEST) for row in rows} | {
+            INPUT: (self.plan.channels, 1)
+        }
 
     def _side(self, n: int, h: int, w: int) -> int | None:
         """Side of the tiles asked for, None for whole images."""

@@ -130,6 +130,7 @@ def test_memory_is_counted_and_bounded(device: Any) -> None:
     # The widest moment: two values of 16 channels at 4 x 4 times the pixels, fp32.
     assert need >= 2 * 16 * 4 * 16 * 40 * 44
     assert whole.bytes(2, 40, 44) == 2 * need
+    assert whole.traffic(3, 40, 44) == 3 * whole.traffic(1, 40, 44) > 3 * (40 * 44 * 3 * 4) * 17
     limited = prepare("btsrn", device, memory_limit=need // 2)
     side = limited._side(1, 40, 44)
     assert side is not None
