@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times our GPU executors ("gpu" takes the faster of the others) against torch on one NVIDIA GPU (fastsr.benchmark.gpu).
 
-    python bench/bench_gpu.py --tune               about eight minutes; bench/gpu.sh runs the tests first
+    python bench/bench_gpu.py --tune               bench/gpu.sh runs the tests first
     python bench/bench_gpu.py --precision fp16 --cases btsrn --minutes 2
 
 Same plan, weights, precision and input; outputs are compared before anything is timed; engines take turns; medians. The
 share of the roofline is that of the longer of two times: the plan's FLOPs at the rate of a matrix product measured in the
-same run, and its values read and written once a step at the rate of a copy. Writes bench/results/<gpu>.json, prints a table.
+same run, and its values read and written once a step at the rate of a copy. Writes bench/results/<gpu>.json after every
+case and prints a table; what the file holds already of these kernels is not measured again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from fastsr import executors
 from fastsr.benchmark import cases
 from fastsr.benchmark.cases import Case
 from fastsr.errors import DeviceError
-from fastsr.executors import devices
+from fastsr.executors import devices, tuning
 from fastsr.executors.gpu import GpuExecutor
 
 RESULTS = Path(__file__).parent / "results"
@@ -53,7 +54,7 @@ def frame_of(case: Case) -> tuple[int, int]:
     return FRAME[0] * case.upscaled, FRAME[1] * case.upscaled
 
 
-def engines(case: Case, precision: str, compile_peer: bool) -> dict[str, Callable[[Any], Any]]:
+def engines(case: Case, precision: str) -> dict[str, Callable[[Any], Any]]:
     """name -> tensor to tensor."""
 
     from fastsr.benchmark import gpu
@@ -62,10 +63,9 @@ def engines(case: Case, precision: str, compile_peer: bool) -> dict[str, Callabl
     made = {name: executors.get(name).prepare(plan, weights, precision=precision) for name in executors.GPU}
     found = {name: prepared.run_tensor for name, prepared in made.items()}  # type: ignore[attr-defined]
     found["torch"] = gpu.eager(plan, weights, precision, "cuda").run_tensor
-    if compile_peer:
-        found["torch.compile"] = gpu.compiled(plan, weights, precision, "cuda")
-        if any(step.op == gpu.ANCHORED for step in plan.steps):
-            found["torch.compile best"] = gpu.compiled(plan, weights, precision, "cuda", best_anchored=True)
+    found["torch.compile"] = gpu.compiled(plan, weights, precision, "cuda")
+    if any(step.op == gpu.ANCHORED for step in plan.steps):
+        found["torch.compile best"] = gpu.compiled(plan, weights, precision, "cuda", best_anchored=True)
     return found
 
 
@@ -97,7 +97,7 @@ def probe(precision: str) -> dict[str, float]:
     return {"tflops": 2 * 8192**3 / product / 1e12, "tbps": 2 * (1 << 30) / copy / 1e12}
 
 
-def measure(case: Case, precision: str, compile_peer: bool, tune: bool, rounds: int = 30) -> list[dict[str, Any]]:
+def measure(case: Case, precision: str, tune: bool, rounds: int = 30) -> list[dict[str, Any]]:
     """A row per engine: median and least milliseconds, TFLOP/s of the plan's own FLOPs, error against fp32."""
     import torch
 
@@ -108,7 +108,7 @@ def measure(case: Case, precision: str, compile_peer: bool, tune: bool, rounds: 
     )  # smooth as images are
     truth = GpuExecutor("torch", ("torch",)).prepare(case.plan, case.weights, precision="fp32").run_tensor(x)
     rows, ready = [], {}
-    made = engines(case, precision, compile_peer)
+    made = engines(case, precision)
     ours = made["triton"].__self__  # type: ignore[attr-defined]
     flops, traffic = ours.session.flops(h, w), ours.traffic(1, h, w)
     for name, run in made.items():
@@ -183,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", nargs="+", default=["fp16"], choices=["fp32", "tf32", "fp16", "bf16"])
     parser.add_argument("--cases", nargs="+", default=[], help="parts of names; default: all")
-    parser.add_argument("--minutes", type=float, default=7.0, help="torch.compile is left out when they are spent")
+    parser.add_argument("--minutes", type=float, default=8.0, help="no further case begins when they are spent")
     parser.add_argument("--tune", action="store_true", help="choose kernels' candidates first; kept in the cache")
     options = parser.parse_args()
     missing = devices.missing("cuda")
@@ -192,18 +192,34 @@ def main() -> None:
     import torch
 
     began = time.monotonic()
-    probes = {precision: probe(precision) for precision in options.precision}
-    rows: list[dict[str, Any]] = []
-    for precision in options.precision:
-        for case in wanted(options.cases):
-            left = options.minutes - (time.monotonic() - began) / 60
-            rows += measure(case, precision, left > 0, options.tune)
-            torch.cuda.empty_cache()
-            print(table([row for row in rows if row["case"] == case.name], probes).splitlines()[-1], flush=True)
     name = devices.name(torch.device("cuda")).replace(" ", "-")
-    report = {"machine": name, "torch": torch.__version__, "probes": probes, "rows": rows}
-    (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1))
-    print(table(rows, probes))
+    file = RESULTS / f"{name}.json"
+    report = begun(file, {"machine": name, "torch": torch.__version__, "kernels": tuning.kernels_hash()})
+    for precision in options.precision:
+        report["probes"][precision] = probe(precision)
+        for case in wanted(options.cases):
+            if (case.name, precision) in {(row["case"], row["precision"]) for row in report["rows"]}:
+                continue
+            if time.monotonic() - began > 60 * options.minutes:
+                print(f"{case.name} {precision}: not measured, run again to go on")
+                continue
+            rows = measure(case, precision, options.tune)
+            report["rows"] += rows
+            file.write_text(json.dumps(report, indent=1))
+            torch.cuda.empty_cache()
+            print(table(rows, report["probes"]).splitlines()[-1], flush=True)
+    print(table(report["rows"], report["probes"]))
+
+
+def begun(file: Path, about: dict[str, str]) -> dict[str, Any]:
+    """The report of an earlier run with the same machine, torch and kernels, to go on with; else an empty one."""
+    try:
+        report: dict[str, Any] = json.loads(file.read_text())
+        if {key: report[key] for key in about} == about:
+            return report
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return {**about, "probes": {}, "rows": []}
 
 
 if __name__ == "__main__":

@@ -86,3 +86,14 @@ def test_the_table_says_what_was_not_measured() -> None:
     assert (first["TFLOP/s"], first["TB/s"], first["of roofline"]) == ("300.0", "1.00", "50 %")
     assert second["best peer / fastsr"] == second["of roofline"] == "not measured"
     assert [case.name for case in module.wanted(["pconv"])] == ["pconv_block 128-64, twice"]
+
+
+def test_a_report_goes_on_only_with_the_same_kernels(tmp_path: Path) -> None:
+    module, file = bench_gpu(), tmp_path / "gpu.json"
+    about = {"machine": "h200", "torch": "2.11", "kernels": "abc"}
+    assert module.begun(file, about) == {**about, "probes": {}, "rows": []}
+    file.write_text('{"machine": "h200", "torch": "2.11", "kernels": "abc", "probes": {}, "rows": [{"case": "x"}]}')
+    assert module.begun(file, about)["rows"] == [{"case": "x"}]
+    assert module.begun(file, {**about, "kernels": "def"})["rows"] == []
+    file.write_text("{")
+    assert module.begun(file, about)["rows"] == []

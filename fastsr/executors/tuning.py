@@ -40,7 +40,7 @@ class Choices:
 
     def __init__(self, device: torch.device, path: Path | None = None) -> None:
         self.path = path or cache_file()
-        self.machine = f"{devices.name(device)} triton {_triton_version()} kernels {_kernels_hash()}"
+        self.machine = f"{devices.name(device)} triton {_triton_version()} kernels {kernels_hash()}"
         self.found = _read(self.path).get(self.machine, {}) if path or device.type == "cuda" else {}
         self.asked: set[str] = set()
 
@@ -133,6 +133,19 @@ def _crop(inputs: Sequence[Tensor]) -> list[Tensor]:
     return [x[:1, :, : CROP * (x.shape[2] // h), : CROP * (x.shape[3] // w)] for x in inputs]
 
 
+def kernels_hash() -> str:
+    """Of the sources of all GPU kernels."""
+    import importlib
+
+    kernels = importlib.import_module("fastsr.kernels")
+    digest = hashlib.sha256()
+    for folder in kernels.__path__:
+        for path in sorted(Path(folder).rglob("*")):
+            if path.suffix in (".py", ".cu", ".cuh"):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def _precision(stage: Stage) -> tuple[str, torch.dtype]:
     import torch
 
@@ -181,15 +194,3 @@ def _triton_version() -> str:
     import triton
 
     return str(triton.__version__)
-
-
-def _kernels_hash() -> str:
-    import importlib
-
-    kernels = importlib.import_module("fastsr.kernels")
-    digest = hashlib.sha256()
-    for folder in kernels.__path__:
-        for path in sorted(Path(folder).rglob("*")):
-            if path.suffix in (".py", ".cu", ".cuh"):
-                digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
