@@ -131,7 +131,7 @@ int64_t Session::cached_bytes(const Segment& segment, int64_t rows, int64_t colu
     int64_t readers = 0;
     for (int i = segment.first; i < segment.last; ++i)
       readers += std::count(graph_.nodes[index(i)].inputs.begin(), graph_.nodes[index(i)].inputs.end(), v);
-    if (readers > 1 || !streamed(segment, v)) sum += bytes(v);
+    if (v < graph_.inputs || readers > 1 || !streamed(segment, v)) sum += bytes(v);
   }
   for (int i = segment.first; i + 1 < segment.last; ++i) sum += bytes(graph_.nodes[index(i)].out);
   return sum;
