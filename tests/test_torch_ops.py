@@ -98,6 +98,17 @@ def test_inside_torch_compile() -> None:
         assert torch.allclose(call[name].grad, again[name].grad, atol=1e-5)
 
 
+def test_the_way_of_cuda_tensors_in_the_interpreter(device: Any) -> None:
+    call = {name: tensor.clone().to(device) for name, tensor in CALLS["conv2d"].items()}
+    run = torch_ops._by_kernel("conv2d")
+    torch_ops._packed.clear()
+    for _ in range(2):
+        out = run(call["x"], call["residual"], call["w"], call["b"])
+        assert_matches(out.cpu().numpy(), reference("conv2d", doubled(call)).cpu().numpy())
+        call["w"].mul_(0.5)  # packed anew, in the place of the old
+    assert len(torch_ops._packed) == 1
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("op", OPS)
 def test_on_a_gpu_the_kernels_are_used(op: str) -> None:
