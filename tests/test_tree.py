@@ -31,7 +31,7 @@ ALLOWED = {
     "image": {"errors"},
     "color": {"errors", "_core", "image"},
     "tensors": {"color", "image", "errors"},
-    "torch_ops": {"executors", "ops"},
+    "torch_ops": {"executors", "ops", "plan", "errors", "_core"},
     "upscaler": {
         "catalog",
         "image",
