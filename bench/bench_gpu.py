@@ -106,7 +106,7 @@ def measure(case: Case, precision: str, compile_peer: bool, tune: bool, rounds: 
     flops = executors.get("triton").prepare(case.plan, case.weights).session.flops(h, w)  # type: ignore[attr-defined]
     rows, ready = [], {}
     for name, run in engines(case, precision, compile_peer).items():
-        row = {
+        row: dict[str, Any] = {
             "case": case.name,
             "engine": name,
             "precision": precision,
@@ -115,7 +115,7 @@ def measure(case: Case, precision: str, compile_peer: bool, tune: bool, rounds: 
         }
         try:
             if tune and name in executors.GPU:
-                run.__self__.tune(1, h, w)  # type: ignore[attr-defined]
+                row["candidates"] = run.__self__.tune(1, h, w)  # type: ignore[attr-defined]
             for _ in range(3):  # compiles, then captures, then replays
                 out = run(x)
             error = float((out - truth).square().mean())

@@ -10,14 +10,14 @@
 //           read the same box from its row 0, 1 or 2 on, 2 KB apart, which the 128-byte swizzle allows. A warp gives a
 //           slot back when the group of products after the one that read it is under way. Sum with fixed, ReLU and
 //           rounding happen in registers, while the rings fill for the next item.
-// cost      18 m0^2 flops a pixel and recursion, HBM as cista.cu. From L2, per item and chunk of 64 channels:
-//             16 x 128  3 x 36.9 KB of pixels, 147 KB of weights, 37.7 Mflop: 146 flop a byte, 5.4 TB/s at 790 Tflop/s
+// cost      18 m0^2 flops a pixel and recursion, HBM as cista.cu. From L2, per item and chunk of 64 channels, 37.7 Mflop:
+//             16 x 128  3 x 36.9 KB of pixels, 147 KB of weights: 146 flop a byte, 5.4 TB/s at 790 Tflop/s
 //              8 x 256  3 x 20.5 KB and 295 KB: 106 flop a byte, 7.5 TB/s
-//           From shared memory, per wgmma of 16 x 128 (8 x 256): 6 (10) KB read in the 64 (128) cycles it takes, and 28
-//           (39) bytes a cycle written by TMA, of 128 bytes a cycle: 97 % (92 %) busy at full rate. The epilogue of one
-//           warpgroup runs beside products of the other as far as the rings are deep (7 or 5 taps); else it would take
-//           128 KB of HBM traffic an item, a tenth of its time at m0 = 256 and a fortieth at 1024. Expected limits, in
-//           this order: power (790 of 989 Tflop/s are what a plain GEMM reaches), L2, the epilogue. 70 to 85 % of 790
+//           From shared memory, of 128 bytes a cycle: a wgmma reads 6 (10) KB in the 64 (128) cycles that it takes at
+//           full rate, TMA writes 28 (39) bytes a cycle: 97 % (93 %) busy. An epilogue waits for memory, 2 to 7 thousand
+//           cycles beside an item's 37 thousand of products at m0 = 256 and 147 thousand at 1024; one warpgroup's may run
+//           beside products of the other's as far as the rings are deep (7 or 5 taps of 0.5 thousand). Expected limits, in
+//           this order: L2, power (790 of 989 Tflop/s are what a plain GEMM reaches), the epilogue. 65 to 85 % of 790
 //           Tflop/s is what that leaves: an estimate. Not measured: no GPU was at hand.
 //
 // Compiled once per instance: FASTSR_T (Bf16 or Fp16), FASTSR_ROWS, FASTSR_N, FASTSR_BLOCK, FASTSR_PIXEL_SLOTS,
