@@ -112,7 +112,7 @@ def measure(case: Case, precision: str, tune: bool, rounds: int = 30) -> list[di
     ours = made["triton"].__self__  # type: ignore[attr-defined]
     flops, traffic = ours.session.flops(h, w), ours.traffic(1, h, w)
     for name, run in made.items():
-        row = {
+        row: dict[str, Any] = {
             "case": case.name,
             "engine": name,
             "precision": precision,
@@ -121,7 +121,7 @@ def measure(case: Case, precision: str, tune: bool, rounds: int = 30) -> list[di
         }
         try:
             if tune and name in executors.GPU:
-                run.__self__.tune(1, h, w)  # type: ignore[attr-defined]
+                row["candidates"] = run.__self__.tune(1, h, w)  # type: ignore[attr-defined]
             for _ in range(3):  # compiles, then captures, then replays
                 out = run(x)
             error = float((out - truth).square().mean())
