@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times our GPU executors against torch on one NVIDIA GPU: eager (channels_last, cudnn.benchmark) and torch.compile.
+"""Times our GPU executors ("gpu" takes the faster of the others) against torch on one NVIDIA GPU (fastsr.benchmark.gpu).
 
-    python bench/bench_gpu.py --tune               about eight minutes; bench/gpu.sh runs the tests first
+    python bench/bench_gpu.py --tune               bench/gpu.sh runs the tests first
     python bench/bench_gpu.py --precision fp16 --cases btsrn --minutes 2
 
-Same plan, weights, precision and input; outputs are compared before anything is timed; engines take turns; medians. Beside
-them a matrix product and a copy of the same run, of which a share is given. Writes bench/results/<gpu>.json, prints a table.
+Same plan, weights, precision and input; outputs are compared before anything is timed; engines take turns; medians. The
+share of the roofline is that of the longer of two times: the plan's FLOPs at the rate of a matrix product measured in the
+same run, and its values read and written once a step at the rate of a copy. Writes bench/results/<gpu>.json after every
+case and prints a table; what the file holds already of these kernels is not measured again.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ from fastsr import executors
 from fastsr.benchmark import cases
 from fastsr.benchmark.cases import Case
 from fastsr.errors import DeviceError
-from fastsr.executors import devices
+from fastsr.executors import devices, tuning
 from fastsr.executors.gpu import GpuExecutor
 
 RESULTS = Path(__file__).parent / "results"
-PEERS = ("torch", "torch.compile")
+PEERS = ("torch", "torch.compile", "torch.compile best")
 FRAME = (640, 360)
 """of the input: 1920 x 1080 at x3"""
 PSNR = 50.0
@@ -39,6 +41,7 @@ def wanted(names: list[str]) -> list[Case]:
         cases.anchored_regression(3),
         cases.pconv_block(),
         cases.cista(),
+        cases.cista(64, 1024),
         cases.model("annet_x3"),
         *cases.networks(),
     ]
@@ -51,17 +54,18 @@ def frame_of(case: Case) -> tuple[int, int]:
     return FRAME[0] * case.upscaled, FRAME[1] * case.upscaled
 
 
-def engines(case: Case, precision: str, compile_peer: bool) -> dict[str, Callable[[Any], Any]]:
+def engines(case: Case, precision: str) -> dict[str, Callable[[Any], Any]]:
     """name -> tensor to tensor."""
-    import torch
 
-    made: dict[str, Any] = {}
-    for name in executors.GPU:
-        made[name] = executors.get(name).prepare(case.plan, case.weights, precision=precision)
-    eager = GpuExecutor("torch", ("torch",)).prepare(case.plan, case.weights, precision=precision)
-    found = {name: prepared.run_tensor for name, prepared in made.items()} | {"torch": eager.run_tensor}
-    if compile_peer:
-        found["torch.compile"] = torch.compile(eager._eager, mode="max-autotune-no-cudagraphs")
+    from fastsr.benchmark import gpu
+
+    plan, weights = case.plan, case.weights
+    made = {name: executors.get(name).prepare(plan, weights, precision=precision) for name in executors.GPU}
+    found = {name: prepared.run_tensor for name, prepared in made.items()}  # type: ignore[attr-defined]
+    found["torch"] = gpu.eager(plan, weights, precision, "cuda").run_tensor
+    found["torch.compile"] = gpu.compiled(plan, weights, precision, "cuda")
+    if any(step.op == gpu.ANCHORED for step in plan.steps):
+        found["torch.compile best"] = gpu.compiled(plan, weights, precision, "cuda", best_anchored=True)
     return found
 
 
@@ -93,7 +97,7 @@ def probe(precision: str) -> dict[str, float]:
     return {"tflops": 2 * 8192**3 / product / 1e12, "tbps": 2 * (1 << 30) / copy / 1e12}
 
 
-def measure(case: Case, precision: str, compile_peer: bool, tune: bool, rounds: int = 30) -> list[dict[str, Any]]:
+def measure(case: Case, precision: str, tune: bool, rounds: int = 30) -> list[dict[str, Any]]:
     """A row per engine: median and least milliseconds, TFLOP/s of the plan's own FLOPs, error against fp32."""
     import torch
 
@@ -103,10 +107,12 @@ def measure(case: Case, precision: str, compile_peer: bool, tune: bool, rounds: 
         torch.nn.functional.pad(x, (2, 2, 2, 2), "replicate"), 5, 1
     )  # smooth as images are
     truth = GpuExecutor("torch", ("torch",)).prepare(case.plan, case.weights, precision="fp32").run_tensor(x)
-    flops = executors.get("triton").prepare(case.plan, case.weights).session.flops(h, w)  # type: ignore[attr-defined]
     rows, ready = [], {}
-    for name, run in engines(case, precision, compile_peer).items():
-        row = {
+    made = engines(case, precision)
+    ours = made["triton"].__self__  # type: ignore[attr-defined]
+    flops, traffic = ours.session.flops(h, w), ours.traffic(1, h, w)
+    for name, run in made.items():
+        row: dict[str, Any] = {
             "case": case.name,
             "engine": name,
             "precision": precision,
@@ -115,7 +121,7 @@ def measure(case: Case, precision: str, compile_peer: bool, tune: bool, rounds: 
         }
         try:
             if tune and name in executors.GPU:
-                run.__self__.tune(1, h, w)  # type: ignore[attr-defined]
+                row["candidates"] = run.__self__.tune(1, h, w)  # type: ignore[attr-defined]
             for _ in range(3):  # compiles, then captures, then replays
                 out = run(x)
             error = float((out - truth).square().mean())
@@ -139,25 +145,37 @@ def measure(case: Case, precision: str, compile_peer: bool, tune: bool, rounds: 
                 "ms_median": 1e3 * median,
                 "ms_min": 1e3 * min(times[row["engine"]]),
                 "tflops": flops / median / 1e12,
+                "tbps": traffic / median / 1e12,
             }
     return rows
 
 
 def table(rows: list[dict[str, Any]], probes: dict[str, dict[str, float]]) -> str:
-    """Markdown: per case and precision the engines' milliseconds, the best peer over the best of ours, share of the probe."""
-    lines = [
-        "| case | precision | triton ms | cuda ms | torch ms | torch.compile ms | best peer / fastsr | TFLOP/s | of GEMM |"
+    """Markdown: per case and precision the engines' milliseconds, the best peer over the best of ours, share of the roofline."""
+    engines = (*executors.GPU, *PEERS)
+    head = [
+        "case",
+        "precision",
+        *(f"{name} ms" for name in engines),
+        "best peer / fastsr",
+        "TFLOP/s",
+        "TB/s",
+        "of roofline",
     ]
-    lines.append("|" + "---|" * 9)
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for case, precision in dict.fromkeys((row["case"], row["precision"]) for row in rows):
         mine = {r["engine"]: r for r in rows if (r["case"], r["precision"]) == (case, precision)}
         ms = {name: row["ms_median"] for name, row in mine.items() if "ms_median" in row}
-        ours, peers = ([ms[n] for n in names if n in ms] for names in (executors.GPU, PEERS))
-        shown = [f"{ms[n]:.3f}" if n in ms else "not measured" for n in (*executors.GPU, *PEERS)]
-        rate = max((mine[n]["tflops"] for n in executors.GPU if n in ms), default=0.0)
-        ratio = f"{min(peers) / min(ours):.2f}" if ours and peers else "not measured"
-        share = f"{100 * rate / probes[precision]['tflops']:.0f} %"
-        lines.append(f"| {case} | {precision} | {' | '.join(shown)} | {ratio} | {rate:.1f} | {share} |")
+        ours, peers = (sorted((ms[n], n) for n in names if n in ms) for names in (executors.GPU, PEERS))
+        cells = [f"{ms[n]:.3f}" if n in ms else "-" if n not in mine else "not measured" for n in engines]
+        cells.append(f"{peers[0][0] / ours[0][0]:.2f}" if ours and peers else "not measured")
+        if ours:
+            best, probe = mine[ours[0][1]], probes[precision]
+            share = max(best["tflops"] / probe["tflops"], best["tbps"] / probe["tbps"])
+            cells += [f"{best['tflops']:.1f}", f"{best['tbps']:.2f}", f"{100 * share:.0f} %"]
+        else:
+            cells += ["not measured"] * 3
+        lines.append(f"| {case} | {precision} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -165,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", nargs="+", default=["fp16"], choices=["fp32", "tf32", "fp16", "bf16"])
     parser.add_argument("--cases", nargs="+", default=[], help="parts of names; default: all")
-    parser.add_argument("--minutes", type=float, default=7.0, help="torch.compile is left out when they are spent")
+    parser.add_argument("--minutes", type=float, default=8.0, help="no further case begins when they are spent")
     parser.add_argument("--tune", action="store_true", help="choose kernels' candidates first; kept in the cache")
     options = parser.parse_args()
     missing = devices.missing("cuda")
@@ -174,18 +192,34 @@ def main() -> None:
     import torch
 
     began = time.monotonic()
-    probes = {precision: probe(precision) for precision in options.precision}
-    rows: list[dict[str, Any]] = []
-    for precision in options.precision:
-        for case in wanted(options.cases):
-            left = options.minutes - (time.monotonic() - began) / 60
-            rows += measure(case, precision, left > 0, options.tune)
-            torch.cuda.empty_cache()
-            print(table(rows[-4:], probes).splitlines()[-1], flush=True)
     name = devices.name(torch.device("cuda")).replace(" ", "-")
-    report = {"machine": name, "torch": torch.__version__, "probes": probes, "rows": rows}
-    (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1))
-    print(table(rows, probes))
+    file = RESULTS / f"{name}.json"
+    report = begun(file, {"machine": name, "torch": torch.__version__, "kernels": tuning.kernels_hash()})
+    for precision in options.precision:
+        report["probes"][precision] = probe(precision)
+        for case in wanted(options.cases):
+            if (case.name, precision) in {(row["case"], row["precision"]) for row in report["rows"]}:
+                continue
+            if time.monotonic() - began > 60 * options.minutes:
+                print(f"{case.name} {precision}: not measured, run again to go on")
+                continue
+            rows = measure(case, precision, options.tune)
+            report["rows"] += rows
+            file.write_text(json.dumps(report, indent=1))
+            torch.cuda.empty_cache()
+            print(table(rows, report["probes"]).splitlines()[-1], flush=True)
+    print(table(report["rows"], report["probes"]))
+
+
+def begun(file: Path, about: dict[str, str]) -> dict[str, Any]:
+    """The report of an earlier run with the same machine, torch and kernels, to go on with; else an empty one."""
+    try:
+        report: dict[str, Any] = json.loads(file.read_text())
+        if {key: report[key] for key in about} == about:
+            return report
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return {**about, "probes": {}, "rows": []}
 
 
 if __name__ == "__main__":

@@ -12,20 +12,12 @@ SECONDS=0
 cd "$(dirname "$0")/.."
 name=$1 minutes=$2
 shift 2
-python=${PYTHON:-python3}
 out=${OUT:?set OUT to the folder for results}
 limit=${LIMIT:-590}
 work=build/train
 mkdir -p "$work" "$out"
-export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
 
-if ! "$python" -c 'import fastsr._core' 2>/dev/null; then
-  cmake -S . -B build/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE="$(command -v "$python")" \
-    -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" >/dev/null
-  cmake --build build/gpu --target _core | tail -1
-  cp build/gpu/csrc/_core*.so fastsr/
-  echo "built the engine in $SECONDS s"
-fi
+. bench/build.sh
 if [ -d carry/checkpoints ]; then "$python" bench/pack_training.py join carry/checkpoints "$work"; fi
 
 # What comes back also comes back from a training that fails: its last checkpoint is good.

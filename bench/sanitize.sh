@@ -11,6 +11,6 @@ fi
 for tool in memcheck racecheck; do
   echo "== $tool"
   compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all \
-    python -m pytest -q -m gpu tests/cuda tests/kernels/test_triton.py \
+    "${PYTHON:-python3}" -m pytest -q -m gpu tests/cuda tests/kernels/test_triton.py \
     -k "on_the_gpu or pconv_block or cista or anchored_regression or conv2d_of" "$@"
 done

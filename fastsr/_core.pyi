@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ def tile_grid(h: int, w: int, tile_h: int, tile_w: int) -> list[tuple[int, int, 
 class Session:
     def __init__(
         self,
-        plan: dict[str, Any],
+        plan: dict[str, Any],  # of a Plan; with `channels` of a Step, which is run alone
         weights: dict[str, np.ndarray],
         threads: int = 0,
         tile: int = 0,
@@ -29,8 +30,14 @@ class Session:
         shuffle: int = 0,
         bf16: bool = False,
         way: str = "",
+        channels: Sequence[int] | None = None,  # of each input of the step
     ) -> None: ...
-    def run(self, x: np.ndarray) -> np.ndarray: ...
+    def run(
+        self,
+        x: np.ndarray,  # [C, h, w] f32
+        others: Sequence[np.ndarray] = (),  # a step's inputs beside the first, of the output's size
+        out: np.ndarray | None = None,  # dense f32; written and returned
+    ) -> np.ndarray: ...
     def explain(self, h: int, w: int) -> list[dict[str, Any]]: ...
     def flops(self, h: int, w: int) -> int: ...
     def memory(self, h: int, w: int) -> int: ...

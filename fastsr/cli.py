@@ -135,7 +135,7 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, expose_value=Fals
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="auto, cpu, reference (torch), triton, or cuda.",
+    help="auto, cpu, reference (torch), gpu (the faster of triton and cuda), triton, or cuda.",
 )
 @precision_option
 @click.option("--self-ensemble", is_flag=True, help="Mean over 8 flips and turns: better, 8 times the work.")

@@ -8,6 +8,8 @@ to the error of plain torch at the same precision.
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,9 +129,32 @@ def run_everywhere(x: np.ndarray, scale: int, steps: list[Step], weights: dict[s
     """
     plan = Plan("y" if x.shape[0] == 1 else "rgb", scale, tuple(steps))
     reference = executors.get("reference").prepare(plan, weights, precision="fp64").run(x)
+    _assert_everywhere(lambda **how: _core.Session(plan.to_dict(), weights, **how).run(x), reference)
+    return reference
+
+
+def run_alone_everywhere(alone: Step, inputs: list[np.ndarray], weights: dict[str, np.ndarray]) -> np.ndarray:
+    """`run_everywhere` of one step on `inputs` [C, h, w] of any channels."""
+    import torch
+
+    tensors = {role: torch.from_numpy(weights[name]).double() for role, name in alone.weights.items()}
+    formula = importlib.import_module(f"fastsr.ops.{alone.op}").reference
+    made = formula(*(torch.from_numpy(x)[None].double() for x in inputs), **tensors, **alone.params)
+    reference: np.ndarray = made[0].numpy()
+    x, *others = inputs
+    channels = [value.shape[0] for value in inputs]
+
+    def run(**how: Any) -> np.ndarray:
+        session = _core.Session(alone.to_dict(), weights, channels=channels, **how)
+        return session.run(x, others, out=np.full(reference.shape, np.nan, np.float32))
+
+    _assert_everywhere(run, reference)
+    return reference
+
+
+def _assert_everywhere(run: Callable[..., np.ndarray], reference: np.ndarray) -> None:
     for isa in _core.isas():
-        results = [_core.Session(plan.to_dict(), weights, isa=isa, poison=True, **s).run(x) for s in SETTINGS]
+        results = [run(isa=isa, poison=True, **s) for s in SETTINGS]
         assert_matches(results[0], reference)
         for setting, result in zip(SETTINGS, results, strict=True):
             assert result.tobytes() == results[0].tobytes(), f"{isa}: {setting} changed the output"
-    return reference

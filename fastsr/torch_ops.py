@@ -4,10 +4,15 @@
 >>> from fastsr import torch_ops
 >>> z = torch_ops.cista(y, w=w, s=s, steps=25)
 
-Arguments are those of `fastsr.ops.<op>.reference`; optional tensors that others follow are given, if as None. CUDA tensors go through the Triton kernel where it supports them (the
-dtype of the first wide input is the working dtype), others by the reference formula; so do CPU tensors: the C++ core's
-plans begin with an image of 1 or 3 channels, which most of these ops do not take. Derivatives are the reference's,
-once (not twice) differentiable.
+Arguments are those of `fastsr.ops.<op>.reference`; optional tensors that others follow are given, if as None.
+
+CUDA tensors go through the Triton kernel where it supports them (the dtype of the first wide input is the working
+dtype); float32 tensors on the CPU through the C++ core, on `torch.get_num_threads()` threads, image by image; anything
+else by the reference formula, whose errors a wrong shape gets. Derivatives are the reference's, once (not twice)
+differentiable.
+
+Packed weights are kept by the tensors' identity and torch's count of writes, so that a weight written in place is
+packed anew; a write that torch does not count, through `.data` or numpy, is not seen.
 """
 
 from __future__ import annotations
@@ -22,9 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsr import _core
+from fastsr.errors import ModelError
 from fastsr.executors import devices
 from fastsr.executors.gpu import on
 from fastsr.ops import OPS
+from fastsr.plan import Step
 
 ACTIVATION = 'str activation="relu", float slope=0.0'
 SCHEMAS = {
@@ -42,11 +50,12 @@ SCHEMAS = {
 INPUTS = ("x", "y", "base", "residual")
 """arguments that are tensors of images; other tensors are weights"""
 PACKED = 64
-"""weights whose packed form is kept, the last used"""
+"""kernels with packed weights that are kept, the last used"""
 
 _library: Any = torch.library.Library("fastsr", "DEF")  # type: ignore[no-untyped-call]
 _lock = threading.Lock()
-_packed: OrderedDict[tuple[Any, ...], tuple[list[Any], Any]] = OrderedDict()
+_packed: OrderedDict[tuple[Any, ...], tuple[list[Any], list[int], Any]] = OrderedDict()
+"""(what, the weights' ids) -> weak references to the weights, their counts of writes, what was made of them"""
 
 
 def _reference(op: str) -> Callable[..., Tensor]:
@@ -80,34 +89,79 @@ def _by_kernel(op: str) -> Callable[..., Tensor]:
 
     def run(*args: Any) -> Tensor:
         inputs, weights, params = _split(op, args)
-        dtype = inputs[0].dtype
-        if devices.missing(str(inputs[0].device)):
+        device, dtype = inputs[0].device, inputs[0].dtype
+        if devices.missing(str(device)):
             return plain(*args)
         kernel = importlib.import_module(f"fastsr.kernels.triton.{op}")
         if kernel.supports(params, {role: tuple(w.shape) for role, w in weights.items()}, dtype):
             return plain(*args)
-        device = inputs[0].device
+
+        def pack() -> Any:
+            return kernel.pack({role: w.detach().float() for role, w in weights.items()}, params, dtype, device)
+
         with on(device):
-            out = kernel.launch(_pack(op, kernel, weights, params, dtype, device), *inputs, **params)
+            packed = _kept((op, dtype, str(device), *sorted(params.items())), weights, pack)
+            out = kernel.launch(packed, *inputs, **params)
         return _fresh(out.to(dtype), inputs)
 
     return run
 
 
-def _pack(op: str, kernel: Any, weights: dict[str, Tensor], params: dict[str, Any], dtype: Any, device: Any) -> Any:
-    """The packed weights; packed anew when one of them was written or is another tensor."""
-    written = tuple((role, id(w), w._version) for role, w in sorted(weights.items()))
-    key = (op, dtype, str(device), tuple(sorted(params.items())), written)
+def _by_core(op: str) -> Callable[..., Tensor]:
+    plain, shape = _by_formula(op), _shape(op)
+
+    def run(*args: Any) -> Tensor:
+        inputs, weights, params = _split(op, args)
+        if any(t.dtype != torch.float32 for t in (*inputs, *weights.values())):
+            return plain(*args)
+        if any(x.dim() != 4 or x.numel() == 0 for x in inputs):
+            return plain(*args)
+        channels, threads = [x.shape[1] for x in inputs], torch.get_num_threads()
+        what = (op, *channels, threads, *sorted(params.items()))
+        session = _kept(what, weights, lambda: _session(op, channels, weights, params, threads))
+        if session is None:
+            return plain(*args)
+        out = shape(*args)
+        if any(x.shape != out.shape for x in inputs[1:]):  # they broadcast, or do not fit
+            return plain(*args)
+        x, *others = (t.detach().contiguous().numpy() for t in inputs)
+        for i, image in enumerate(out.numpy()):
+            session.run(x[i], [other[i] for other in others], out=image)
+        return out
+
+    return run
+
+
+def _session(
+    op: str, channels: list[int], weights: dict[str, Tensor], params: dict[str, Any], threads: int
+) -> _core.Session | None:
+    """The op prepared by the C++ core; None where its rule declines."""
+    step = Step(op, tuple(f"input{i}" for i in range(len(channels))), "out", {role: role for role in weights}, params)
+    arrays = {role: w.detach().contiguous().numpy() for role, w in weights.items()}
+    try:
+        return _core.Session(step.to_dict(), arrays, channels=channels, threads=threads)
+    except ModelError:
+        return None
+
+
+def _kept(what: tuple[Any, ...], weights: dict[str, Tensor], make: Callable[[], Any]) -> Any:
+    """What `make` makes of the weights; made anew when one of them was written or is another tensor."""
+    tensors = [weights[role] for role in sorted(weights)]
+    if any(w.is_inference() for w in tensors):  # their writes are not counted
+        return make()
+    key = (*what, *sorted(weights), *map(id, tensors))
+    written = [w._version for w in tensors]
     with _lock:
         kept = _packed.get(key)
         # An id may be given again after its tensor is gone.
-        if kept is None or any(alive() is None for alive in kept[0]):
-            made = kernel.pack({role: w.detach().float() for role, w in weights.items()}, params, dtype, device)
-            kept = _packed[key] = ([weakref.ref(w) for w in weights.values()], made)
+        if kept is None or kept[1] != written or any(alive() is None for alive in kept[0]):
+            for gone in [k for k, (alive, _, _) in _packed.items() if any(ref() is None for ref in alive)]:
+                del _packed[gone]
+            kept = _packed[key] = ([weakref.ref(w) for w in tensors], written, make())
         _packed.move_to_end(key)
         while len(_packed) > PACKED:
             _packed.popitem(last=False)
-        return kept[1]
+        return kept[2]
 
 
 def _shape(op: str) -> Callable[..., Tensor]:
@@ -146,7 +200,7 @@ def _register(op: str) -> None:
     """Define fastsr::<op>, its implementations, its shape and its derivative, which is an operator as well."""
     _library.define(f"{op}({SCHEMAS[op]}) -> Tensor")
     _library.define(f"{op}_backward(Tensor grad, {SCHEMAS[op]}) -> Tensor[]")
-    _library.impl(op, _by_formula(op), "CPU")
+    _library.impl(op, _by_core(op), "CPU")
     _library.impl(op, _by_kernel(op), "CUDA")
     for key in ("CPU", "CUDA"):
         _library.impl(f"{op}_backward", _gradients(op), key)

@@ -181,7 +181,8 @@ def load(
 
     scale: chooses among models of one name, load("annet", scale=3); must agree with the file's.
     device: "cpu"; "cuda" or "cuda:1", an NVIDIA GPU (extra `gpu`), or DeviceError that says what is missing; "cuda:0,1" or
-    "cuda:all", several; "auto", the first GPU if there is one. executor: "auto", "cpu", "reference" (torch), "triton", "cuda" (CUDA C++ before Triton).
+    "cuda:all", several; "auto", the first GPU if there is one. executor: "auto", "cpu", "reference" (torch); on a GPU
+    "gpu", per step what measured faster of "triton" and "cuda" (CUDA C++ before Triton).
     precision: "auto" (fp32), "fp32", or "bf16" (wide convolutions in bfloat16 products summed in fp32: two times as fast
     where the CPU has AMX, 60 dB from fp32; DeviceError on CPUs without AVX-512-BF16); on a GPU also "fp16", and "tf32",
     fp32 with products rounded to 10 bits of mantissa. threads: default all CPUs this process may use. tile: side of a tile in LR pixels;

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from fastsr import torch_ops  # noqa: E402
 from fastsr.ops import OPS  # noqa: E402
+from fastsr.testing import assert_matches  # noqa: E402
 
 
 def rand(*shape: int, seed: int = 0) -> Any:
@@ -47,6 +48,10 @@ def leaves(op: str) -> dict[str, Any]:
     return {k: v.clone().requires_grad_() if isinstance(v, torch.Tensor) else v for k, v in CALLS[op].items()}
 
 
+def doubled(call: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.detach().double() if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+
+
 def reference(op: str, call: dict[str, Any]) -> Any:
     inputs = [call[name] for name in torch_ops.INPUTS if name in call]
     rest = {name: value for name, value in call.items() if name not in torch_ops.INPUTS}
@@ -63,7 +68,7 @@ def test_every_op_is_an_operator() -> None:
 def test_values_and_gradients_are_the_references(op: str) -> None:
     ours, theirs = leaves(op), leaves(op)
     out, expected = getattr(torch_ops, op)(**ours), reference(op, theirs)
-    assert torch.equal(out, expected)
+    assert_matches(out.detach().numpy(), reference(op, doubled(CALLS[op])).numpy())
     weight = rand(*out.shape, seed=3)
     (out * weight).sum().backward()
     (expected * weight).sum().backward()
@@ -91,6 +96,17 @@ def test_inside_torch_compile() -> None:
     reference("cista", again).sum().backward()
     for name in ("y", "w", "s"):
         assert torch.allclose(call[name].grad, again[name].grad, atol=1e-5)
+
+
+def test_the_way_of_cuda_tensors_in_the_interpreter(device: Any) -> None:
+    call = {name: tensor.clone().to(device) for name, tensor in CALLS["conv2d"].items()}
+    run = torch_ops._by_kernel("conv2d")
+    torch_ops._packed.clear()
+    for _ in range(2):
+        out = run(call["x"], call["residual"], call["w"], call["b"])
+        assert_matches(out.cpu().numpy(), reference("conv2d", doubled(call)).cpu().numpy())
+        call["w"].mul_(0.5)  # packed anew, in the place of the old
+    assert len(torch_ops._packed) == 1
 
 
 @pytest.mark.gpu

@@ -32,7 +32,7 @@ ALLOWED = {
     "color": {"errors", "_core", "image"},
     "tensors": {"color", "image", "errors"},
     "stream": {"tensors", "image", "errors"},
-    "torch_ops": {"executors", "ops"},
+    "torch_ops": {"executors", "ops", "plan", "errors", "_core"},
     "upscaler": {
         "catalog",
         "image",
@@ -77,8 +77,9 @@ def test_the_grid_is_complete() -> None:
 
 
 def test_a_cuda_kernel_has_its_launcher_and_its_test() -> None:
-    ops = {path.stem for path in (ROOT / "kernels/cuda").glob("*.cu")}
-    assert ops == {"anchored_regression", "cista", "pconv_block"}
+    files = {path.stem for path in (ROOT / "kernels/cuda").glob("*.cu")}
+    ops = {"anchored_regression", "cista", "pconv_block"}
+    assert files == ops | {"cista_wgmma"}  # a candidate of cista's launcher
     for op in ops:
         launcher = (ROOT / f"kernels/cuda/{op}.py").read_text()
         assert re.findall(r"^def (supports|pack|launch)\(", launcher, re.M) == ["supports", "pack", "launch"]
@@ -90,9 +91,10 @@ def test_a_cuda_kernel_has_its_launcher_and_its_test() -> None:
 def test_device_code_includes_no_toolkit() -> None:
     for path in [*ROOT.glob("kernels/cuda/*.cu"), *ROOT.glob("kernels/cuda/*.cuh")]:
         text = path.read_text()
-        assert set(re.findall(r"#include (.+)", text)) <= {'"common.cuh"', '"conv_tile.cuh"'}, path
-        # Each instruction is a function of common.cuh, which the emulation models.
-        assert path.name == "common.cuh" or "asm" not in text, path
+        ours = {'"cista.cuh"', '"common.cuh"', '"conv_tile.cuh"', '"hopper.cuh"'}
+        assert set(re.findall(r"#include (.+)", text)) <= ours, path
+        # Each instruction is a function of common.cuh or hopper.cuh, which the emulation models.
+        assert path.name in ("common.cuh", "hopper.cuh") or "asm" not in text, path
 
 
 def test_the_triton_column_is_complete() -> None:

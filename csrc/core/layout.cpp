@@ -105,7 +105,7 @@ size_t Session::plan_scratch(const Segment& segment, int64_t rows, int64_t colum
     top += buffer_bytes(static_cast<size_t>(graph_.values[index(v)].channels * channel_stride(h, stride)));
   };
   for (int v : segment.reads)
-    if (v == 0 || !streamed(segment, v)) room(v);
+    if (v < graph_.inputs || !streamed(segment, v)) room(v);
   for (int i = segment.first; i + 1 < segment.last; ++i) room(graph_.nodes[index(i)].out);
   size_t most = 0;
   for (int i = segment.first; i < segment.last; ++i) {
@@ -131,7 +131,7 @@ int64_t Session::cached_bytes(const Segment& segment, int64_t rows, int64_t colu
     int64_t readers = 0;
     for (int i = segment.first; i < segment.last; ++i)
       readers += std::count(graph_.nodes[index(i)].inputs.begin(), graph_.nodes[index(i)].inputs.end(), v);
-    if (readers > 1 || !streamed(segment, v)) sum += bytes(v);
+    if (v < graph_.inputs || readers > 1 || !streamed(segment, v)) sum += bytes(v);
   }
   for (int i = segment.first; i + 1 < segment.last; ++i) sum += bytes(graph_.nodes[index(i)].out);
   return sum;

@@ -49,7 +49,7 @@ struct Node {
   int step;                 // of the plan: an op that expands into several has a node for each
 };
 
-// Value 0 is the input; channels and resolution (multiple of the input's) of every value are known.
+// Channels and resolution (multiple of the first input's) of every value are known.
 struct Value {
   std::string name;
   int64_t channels;
@@ -58,7 +58,8 @@ struct Value {
 
 struct Graph {
   std::vector<Node> nodes;
-  std::vector<Value> values;
+  std::vector<Value> values;     // the inputs, then what each node makes
+  int inputs;                    // a plan has one
   std::vector<std::string> ops;  // per step of the plan
   int64_t scale;
 
@@ -72,7 +73,11 @@ struct Graph {
 // Checks everything that can be wrong with a plan before anything is allocated. Throws Error(kBadModel).
 Graph check_plan(const Plan& plan, const Weights& weights);
 
-// How far, in input pixels, an output pixel's value reaches.
+// One step alone, on inputs of so many channels each. The size of an input beside the first follows from the op: it is the
+// output's. Throws Error(kBadModel).
+Graph check_step(const Step& step, const std::vector<int64_t>& channels, const Weights& weights);
+
+// How far, in pixels of the first input, an output pixel's value reaches.
 int64_t radius(const Graph& graph);
 int64_t flops(const Graph& graph, int64_t h, int64_t w);
 

@@ -68,11 +68,8 @@ struct Rows {
 
 }  // namespace
 
-Session::Session(const Plan& plan, const Weights& weights, const Options& options)
-    : graph_(check_plan(plan, weights)),
-      radius_(fastsr::radius(graph_)),
-      isa_(choose_isa(options.isa)),
-      options_(options) {
+Session::Session(Graph graph, const Options& options)
+    : graph_(std::move(graph)), radius_(fastsr::radius(graph_)), isa_(choose_isa(options.isa)), options_(options) {
   if (options.threads < 0 || options.threads > 1024)
     fail(Status::kBadInput, "threads=", options.threads, " is not from 0 to 1024");
   if (options.tile < 0) fail(Status::kBadInput, "tile=", options.tile, " is negative");
@@ -108,7 +105,7 @@ Session::Session(const Plan& plan, const Weights& weights, const Options& option
 // Keeps the values of which the maker and all readers take pairs of bfloat16 as such: half the bytes, and next to nothing
 // to do before they are multiplied.
 void Session::pair() {
-  for (int v = 1; v < graph_.out(); ++v) {
+  for (int v = graph_.inputs; v < graph_.out(); ++v) {
     const auto takes = [&](size_t i) {
       const Kernel& kernel = *packed_[i].kernel;
       return kernel.pairs && kernel.pairs(graph_.nodes[i].spec);
@@ -149,7 +146,7 @@ void Session::cut() {
       const int made = graph_.nodes[index(i)].out;
       const bool worth = wanted[index(made)] || worth_a_plane(segment.first, i);
       if (!worth && i + 1 < steps) continue;
-      for (int v = 1; v < made; ++v)
+      for (int v = graph_.inputs; v < made; ++v)
         if (last_use[index(v)] > i && !plane[index(v)]) {
           wanted[index(v)] = wanted[index(made)] = again = true;
           break;
@@ -160,7 +157,7 @@ void Session::cut() {
       segment.out = made;
       for (int k = segment.first; k < segment.last; ++k)
         for (int v : graph_.nodes[index(k)].inputs)
-          if ((v == 0 || v < graph_.nodes[index(segment.first)].out) &&
+          if (v < graph_.nodes[index(segment.first)].out &&
               std::find(segment.reads.begin(), segment.reads.end(), v) == segment.reads.end())
             segment.reads.push_back(v);
       segment.granule = graph_.nodes[index(i)].rule->granule(graph_.nodes[index(i)].spec);
@@ -256,14 +253,16 @@ void Session::release(std::unique_ptr<Context> context) {
   }
 }
 
-void Session::run(const float* x, int64_t h, int64_t w, float* out) {
+void Session::run(const std::vector<const float*>& inputs, int64_t h, int64_t w, float* out) {
   std::unique_ptr<Context> context = acquire(h, w);
   const Layout& l = context->layout;
   Frame frame{&l, context.get(), std::vector<View>(graph_.values.size())};
-  const Extent in = graph_.extent(0, h, w), made = graph_.extent(graph_.out(), h, w);
-  // Only ever read: the view type is shared with outputs.
-  frame.views[0] = {const_cast<float*>(x), h * w, w, in.channels, {0, 0, h, w}};
-  frame.views.back() = {out, made.height * made.width, made.width, made.channels, {0, 0, made.height, made.width}};
+  const auto dense = [&](float* data, const Extent& e) {
+    return View{data, e.height * e.width, e.width, e.channels, {0, 0, e.height, e.width}};
+  };
+  for (int v = 0; v < graph_.inputs; ++v)  // only ever read: the view type is shared with outputs
+    frame.views[index(v)] = dense(const_cast<float*>(inputs[index(v)]), in_shape(v, h, w));
+  frame.views.back() = dense(out, out_shape(h, w));
   const Grid grid({0, 0, h, w}, l.tile_h, l.tile_w);
   for (int64_t i = 0; i < grid.count(); ++i) run_tile(frame, grid[i]);
   release(std::move(context));
@@ -323,8 +322,8 @@ void Session::run_task(const Frame& frame, const Segment& segment, const Rect& o
   const std::vector<Rect> whole = needs_of(graph_, segment.first, segment.last, out);
   for (int v : segment.reads) {
     const Extent e = graph_.extent(v, l.h, l.w);
-    // A plane is read where it lies unless its border is; the caller's image has no room to read past a row's end.
-    if (v != 0 && (streamed(segment, v) || contains({0, 0, e.height, e.width}, whole[index(v)]))) {
+    // A plane is read where it lies unless its border is; the caller's inputs have no room to read past a row's end.
+    if (v >= graph_.inputs && (streamed(segment, v) || contains({0, 0, e.height, e.width}, whole[index(v)]))) {
       rows[index(v)].view = frame.views[index(v)];
     } else {
       begin(v);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Session: a plan prepared for this CPU (weights packed, kernels chosen); run() turns planes into larger planes.
+// Session: a plan, or one op alone, prepared for this CPU (weights packed, kernels chosen); run() turns planes into planes.
 //
 // The plan is cut into segments at values of few channels, or of much work: cheaper to keep than to recompute.
 // A segment runs depth first, tile by tile and within a tile band by band: of its wide values only the rows that the
@@ -38,16 +38,19 @@ struct StepReport {
 
 class Session {
  public:
-  // Copies what it needs of `weights`. Throws Error.
-  Session(const Plan& plan, const Weights& weights, const Options& options);
+  // Of what check_plan or check_step gives; copies what it needs of the weights it refers to. Throws Error.
+  Session(Graph graph, const Options& options);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  // x [C, h, w] -> out [C, h * scale, w * scale], both dense. Thread-safe. Throws Error(kLimit).
-  void run(const float* x, int64_t h, int64_t w, float* out);
+  // Inputs and output of the shapes below, all dense; h x w is the first input's size. Thread-safe. Throws Error(kLimit).
+  void run(const std::vector<const float*>& inputs, int64_t h, int64_t w, float* out);
 
-  int64_t channels() const { return graph_.values[0].channels; }
+  int inputs() const { return graph_.inputs; }
+  Extent in_shape(int input, int64_t h, int64_t w) const { return graph_.extent(input, h, w); }
+  Extent out_shape(int64_t h, int64_t w) const { return graph_.extent(graph_.out(), h, w); }
+  int64_t channels() const { return graph_.values[0].channels; }  // of the first input
   int64_t scale() const { return graph_.scale; }
   int64_t radius() const { return radius_; }
   int64_t flops(int64_t h, int64_t w) const { return fastsr::flops(graph_, h, w); }

@@ -51,7 +51,7 @@ struct Session::Context {
 struct Session::Frame {
   const Layout* layout;
   Context* context;
-  std::vector<View> views;  // per value: input, output, or plane
+  std::vector<View> views;  // per value: an input, output, or plane
 };
 
 static inline int64_t row_stride(int64_t w) { return (w + 15) / 16 * 16; }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Activations as functions of a vector, for kernels that apply one to what they read.
+// Activations as functions of a vector, for kernels that apply one to what they read. NaN stays NaN: of two operands the
+// maximum is the second where one is NaN.
 #pragma once
 
 #include "core/kernel.h"
@@ -14,7 +15,7 @@ struct Same {
   __attribute__((always_inline)) vf operator()(vf v) const { return v; }
 };
 struct Relu {
-  __attribute__((always_inline)) vf operator()(vf v) const { return max(v, set1(0.0f)); }
+  __attribute__((always_inline)) vf operator()(vf v) const { return max(set1(0.0f), v); }
 };
 struct Leaky {
   vf slope;

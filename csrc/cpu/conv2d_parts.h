@@ -44,7 +44,7 @@ FASTSR_INLINE void finish(const Args& a, vf (&sum)[N][V], float* to, int64_t ste
   if (residual && a.spec->sum_inside) add_residual(sum, residual, residual_step, lines, n);
   if (a.spec->activation == Activation::kRelu) {
     for (int i = 0; i < N; ++i)
-      for (int v = 0; v < V; ++v) sum[i][v] = max(sum[i][v], set1(0.0f));
+      for (int v = 0; v < V; ++v) sum[i][v] = max(set1(0.0f), sum[i][v]);
   } else if (a.spec->activation == Activation::kLeakyRelu) {
     const vf slope = set1(a.spec->slope);
     for (int i = 0; i < N; ++i)

@@ -5,6 +5,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "core/status.h"
 
 namespace py = pybind11;
@@ -12,31 +14,32 @@ using Array = py::array_t<float, py::array::c_style>;
 
 namespace {
 
+fastsr::Step to_step(const py::dict& d) {
+  fastsr::Step step;
+  step.op = d["op"].cast<std::string>();
+  step.inputs = d["inputs"].cast<std::vector<std::string>>();
+  step.out = d["out"].cast<std::string>();
+  step.weights = d["weights"].cast<std::map<std::string, std::string>>();
+  for (const auto& [key, value] : d["params"].cast<py::dict>()) {
+    fastsr::Param param;
+    if (py::isinstance<py::bool_>(value))
+      param = value.cast<bool>();
+    else if (py::isinstance<py::int_>(value))
+      param = value.cast<int64_t>();
+    else if (py::isinstance<py::float_>(value))
+      param = value.cast<double>();
+    else
+      param = value.cast<std::string>();
+    step.params[key.cast<std::string>()] = param;
+  }
+  return step;
+}
+
 fastsr::Plan to_plan(const py::dict& data) {
   fastsr::Plan plan;
   plan.domain = data["domain"].cast<std::string>();
   plan.scale = data["scale"].cast<int64_t>();
-  for (const py::handle item : data["steps"]) {
-    const py::dict d = py::cast<py::dict>(item);
-    fastsr::Step step;
-    step.op = d["op"].cast<std::string>();
-    step.inputs = d["inputs"].cast<std::vector<std::string>>();
-    step.out = d["out"].cast<std::string>();
-    step.weights = d["weights"].cast<std::map<std::string, std::string>>();
-    for (const auto& [key, value] : d["params"].cast<py::dict>()) {
-      fastsr::Param param;
-      if (py::isinstance<py::bool_>(value))
-        param = value.cast<bool>();
-      else if (py::isinstance<py::int_>(value))
-        param = value.cast<int64_t>();
-      else if (py::isinstance<py::float_>(value))
-        param = value.cast<double>();
-      else
-        param = value.cast<std::string>();
-      step.params[key.cast<std::string>()] = param;
-    }
-    plan.steps.push_back(std::move(step));
-  }
+  for (const py::handle item : data["steps"]) plan.steps.push_back(to_step(py::cast<py::dict>(item)));
   return plan;
 }
 
@@ -53,9 +56,11 @@ fastsr::Weights to_weights(const std::map<std::string, Array>& arrays) {
   return weights;
 }
 
+// A plan, or a step alone where the channels of its inputs are given.
 std::unique_ptr<fastsr::Session> make(const py::dict& plan, const std::map<std::string, Array>& weights, int threads,
                                       int64_t tile, int64_t memory_limit, const std::string& isa, bool poison,
-                                      unsigned shuffle, bool bf16, const std::string& way) {
+                                      unsigned shuffle, bool bf16, const std::string& way,
+                                      const std::optional<std::vector<int64_t>>& channels) {
   fastsr::Options options;
   options.threads = threads;
   options.tile = tile;
@@ -65,21 +70,42 @@ std::unique_ptr<fastsr::Session> make(const py::dict& plan, const std::map<std::
   options.shuffle = shuffle;
   options.bf16 = bf16;
   options.way = way;
-  return std::make_unique<fastsr::Session>(to_plan(plan), to_weights(weights), options);
+  const fastsr::Weights tensors = to_weights(weights);
+  return std::make_unique<fastsr::Session>(
+      channels ? fastsr::check_step(to_step(plan), *channels, tensors) : fastsr::check_plan(to_plan(plan), tensors),
+      options);
 }
 
-Array run(fastsr::Session& session, const Array& x) {
+std::vector<py::ssize_t> shape_of(const fastsr::Extent& e) { return {e.channels, e.height, e.width}; }
+
+bool has_shape(const Array& array, const fastsr::Extent& e) {
+  return array.ndim() == 3 && array.shape(0) == e.channels && array.shape(1) == e.height && array.shape(2) == e.width;
+}
+
+Array run(fastsr::Session& session, const Array& x, const std::vector<Array>& others,
+          const std::optional<Array>& into) {
   if (x.ndim() != 3 || x.shape(0) != session.channels())
     fastsr::fail(fastsr::Status::kBadInput, "expected a [", session.channels(), ", h, w] array");
-  const int64_t h = x.shape(1), w = x.shape(2), s = session.scale();
+  const int64_t h = x.shape(1), w = x.shape(2);
   if (h < 1 || w < 1) fastsr::fail(fastsr::Status::kBadInput, "an image of ", w, "x", h, " pixels is empty");
-  Array out(
-      {static_cast<py::ssize_t>(session.channels()), static_cast<py::ssize_t>(h * s), static_cast<py::ssize_t>(w * s)});
-  const float* from = x.data();
+  if (static_cast<int>(others.size()) + 1 != session.inputs())
+    fastsr::fail(fastsr::Status::kBadInput, others.size(), " inputs beside the first, expected ", session.inputs() - 1);
+  std::vector<const float*> inputs{x.data()};
+  for (const Array& other : others) {
+    const fastsr::Extent e = session.in_shape(static_cast<int>(inputs.size()), h, w);
+    if (!has_shape(other, e))
+      fastsr::fail(fastsr::Status::kBadInput, "input ", inputs.size(), ": expected a [", e.channels, ", ", e.height,
+                   ", ", e.width, "] array");
+    inputs.push_back(other.data());
+  }
+  const fastsr::Extent e = session.out_shape(h, w);
+  Array out = into ? *into : Array(shape_of(e));
+  if (!has_shape(out, e))
+    fastsr::fail(fastsr::Status::kBadInput, "out: expected a [", e.channels, ", ", e.height, ", ", e.width, "] array");
   float* to = out.mutable_data();
   {
     py::gil_scoped_release release;
-    session.run(from, h, w, to);
+    session.run(inputs, h, w, to);
   }
   return out;
 }
@@ -108,8 +134,8 @@ void register_session(py::module_& m) {
   py::class_<fastsr::Session>(m, "Session")
       .def(py::init(&make), py::arg("plan"), py::arg("weights"), py::arg("threads") = 0, py::arg("tile") = 0,
            py::arg("memory_limit") = 0, py::arg("isa") = "", py::arg("poison") = false, py::arg("shuffle") = 0,
-           py::arg("bf16") = false, py::arg("way") = "")
-      .def("run", &run, py::arg("x"))
+           py::arg("bf16") = false, py::arg("way") = "", py::arg("channels") = py::none())
+      .def("run", &run, py::arg("x"), py::arg("others") = std::vector<Array>{}, py::arg("out").noconvert() = py::none())
       .def("explain", &explain, py::arg("h"), py::arg("w"))
       .def("flops", &fastsr::Session::flops, py::arg("h"), py::arg("w"))
       .def("memory", &fastsr::Session::memory, py::arg("h"), py::arg("w"))

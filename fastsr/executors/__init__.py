@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Executors run plans: `cpu` (the C++ core), `reference` (torch, the slow twin), `triton` and `cuda` (a GPU)."""
+"""Executors run plans: `cpu` (the C++ core), `reference` (torch, the slow twin), on a GPU `gpu`, `triton` and `cuda`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 from fastsr.errors import DeviceError
 from fastsr.plan import Plan
 
-EXECUTORS = ("cpu", "reference", "triton", "cuda")
-GPU = ("triton", "cuda")
-"""those whose prepare takes a `device`"""
+EXECUTORS = ("cpu", "reference", "gpu", "triton", "cuda")
+GPU = ("gpu", "triton", "cuda")
+"""those whose prepare takes a `device`; the first takes what measured faster of the others"""
 
 
 class Prepared(Protocol):

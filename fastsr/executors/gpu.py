@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the GPU executors share: a plan on torch tensors of one device, each step by the first backend that has it.
 
-A backend is a folder of `fastsr.kernels`; "torch", the reference formula on the same device, is last and has all. Values
+A backend is a folder of `fastsr.kernels`; "torch", the reference formula on the same device, is last and has all. The
+executor "gpu", which "auto" stands for on a GPU, has them all and takes per step what measured faster. Values
 of at most 4 channels are images and stay fp32, others are channels_last in the working dtype. On a GPU a shape that
 comes again is captured as a CUDA graph. Also runs on the CPU, where Triton's interpreter (TRITON_INTERPRET=1) does the
 launches: that is how it is tested without a GPU.
@@ -43,6 +44,7 @@ class PreparedGpu:
         weights: Mapping[str, np.ndarray],
         *,
         backends: Sequence[str],
+        rivals: bool,
         device: str,
         precision: str = "fp32",
         tile: int = 0,
@@ -60,8 +62,10 @@ class PreparedGpu:
         self.isa = devices.name(self.device)
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
         with on(self.device):
-            self.stages = stages.build(plan, tensors, backends, self.dtype, self.device, precision == "tf32")
+            self.stages = stages.build(plan, tensors, backends, self.dtype, self.device, precision == "tf32", rivals)
         self.choices = tuning.Choices(self.device)
+        # Whether backends are timed against each other on the first image of a class of sizes.
+        self.measures = rivals and self.device.type == "cuda"
         self._seen: set[tuple[int, ...]] = set()
         self._uncaptured: set[tuple[int, ...]] = set()
         self._graphs: OrderedDict[tuple[int, ...], _Graph] = OrderedDict()
@@ -112,9 +116,7 @@ class PreparedGpu:
 
     def bytes(self, n: int, h: int, w: int) -> int:
         """Device memory of a run of n images at once: values that live together, and scratch that grows with the image."""
-        rows = self.session.explain(SMALLEST, SMALLEST)
-        shapes = {row["out"]: (row["shape"][0], row["shape"][1] // SMALLEST) for row in rows}
-        shapes[INPUT] = (self.plan.channels, 1)
+        shapes = self._shapes()
         peak, living = 0, {INPUT: self.plan.channels * 4 * h * w}
         for stage in self.stages:
             living[stage.out] = stages.bytes_of(stage, shapes, h, w, self.dtype.itemsize)
@@ -122,6 +124,20 @@ class PreparedGpu:
             for name in stage.frees:
                 living.pop(name)
         return n * peak
+
+    def traffic(self, n: int, h: int, w: int) -> int:
+        """Bytes that the stages read and write at least, for n images: every input and output once."""
+        shapes = self._shapes()
+        of = {stage.out: stages.bytes_of(stage, shapes, h, w, self.dtype.itemsize) for stage in self.stages}
+        of[INPUT] = self.plan.channels * 4 * h * w
+        return n * sum(of[stage.out] + sum(of[name] for name in stage.inputs) for stage in self.stages)
+
+    def _shapes(self) -> dict[str, tuple[int, int]]:
+        """Value -> channels, and how many times as large as the input it is."""
+        rows = self.session.explain(SMALLEST, SMALLEST)
+        return {row["out"]: (row["shape"][0], row["shape"][1] // SMALLEST) for row in rows} | {
+            INPUT: (self.plan.channels, 1)
+        }
 
     def _side(self, n: int, h: int, w: int) -> int | None:
         """Side of the tiles asked for, None for whole images."""
@@ -202,10 +218,16 @@ class PreparedGpu:
         values = {INPUT: x}
         for stage in self.stages:
             inputs = [values[name] for name in stage.inputs]
-            values[stage.out] = stage.run(inputs, self.choices.of(stage, inputs[0].shape))
+            values[stage.out] = stage.run(inputs, self._choose(stage, inputs))
             for name in stage.frees:
                 del values[name]
         return values[OUTPUT].contiguous()
+
+    def _choose(self, stage: stages.Stage, inputs: Sequence[Tensor]) -> stages.Candidate | None:
+        shape = inputs[0].shape
+        if self.measures and len(stage.ways) > 1 and self.choices.is_new(stage, shape):
+            tuning.tune(stage, inputs, self.choices, None, defaults=True)
+        return self.choices.of(stage, shape)
 
     def tune(self, n: int, h: int, w: int, measure: tuning.Measure | None = None) -> list[dict[str, Any]]:
         """Time every candidate of every stage on images of this size; keep the fastest that is right, on disk as well.
@@ -234,7 +256,7 @@ class PreparedGpu:
         for row in found:
             stage = of[row["out"]]
             chosen = self.choices.of(stage, (1, *shapes[stage.inputs[0]]))
-            who = f"{'torch' if chosen == 'torch' else stage.who} {self.precision}"
+            who = f"{stage.ways[0].name if chosen is None else chosen.way} {self.precision}"
             if chosen is not None:
                 who += " tuned"
             if stage.note:
@@ -283,8 +305,8 @@ def on(device: torch.device) -> Any:
 class GpuExecutor:
     """An executor by its ordered backends."""
 
-    def __init__(self, name: str, backends: Sequence[str]) -> None:
-        self.name, self.backends = name, tuple(backends)
+    def __init__(self, name: str, backends: Sequence[str], rivals: bool = False) -> None:
+        self.name, self.backends, self.rivals = name, tuple(backends), rivals
 
     def supports(self, plan: Plan) -> str | None:
         missing = sorted({step.op for step in plan.steps} - set(OPS))
@@ -315,6 +337,7 @@ class GpuExecutor:
                 plan,
                 weights,
                 backends=self.backends,
+                rivals=self.rivals,
                 device=one,
                 precision=precision,
                 tile=tile,
@@ -323,3 +346,6 @@ class GpuExecutor:
             for one in devices.each(device)
         ]
         return made[0] if len(made) == 1 else several.Several(made)
+
+
+EXECUTOR = GpuExecutor("gpu", ("triton", "cuda", "torch"), rivals=True)

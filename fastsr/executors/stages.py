@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fastsr.plan import Plan, Step
@@ -22,6 +23,39 @@ TYPED_AS_IMAGES = (("cuda", "anchored_regression"),)
 """kernels that are packed for the type of their images, whatever the working dtype is"""
 SYNCHRONOUS = ("anchored_regression",)
 """references that read numbers back, which a CUDA graph cannot capture"""
+BY_LIBRARY = ("conv2d", "upsample_residual", "pixel_shuffle")
+"""ops that torch has as well, one kernel or two each: measuring chooses"""
+
+Launch = Callable[[Any, "Sequence[Tensor]", Any], "Tensor"]
+"""(packed weights, inputs, a configuration or None) -> out"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What tuning chooses among: a way of a stage, and a configuration of its kernel (None: the kernel has but one)."""
+
+    way: str
+    config: Any = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """A stage as one backend runs it. Its weights are packed when they are first needed."""
+
+    name: str  # "triton", "triton shallow", "cuda", "torch"
+    pack: Callable[[], Any]
+    launch: Launch
+    configs: Callable[[Any], Sequence[Any]]
+    """packed weights -> configurations, the default first; none where the kernel has but one"""
+    scratch: int = 0  # bytes per pixel of the first input
+
+    @cached_property
+    def packed(self) -> Any:
+        return self.pack()
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        return [Candidate(self.name, config) for config in self.configs(self.packed)] or [Candidate(self.name)]
 
 
 @dataclass(frozen=True)
@@ -29,15 +63,11 @@ class Stage:
     """One launch: a step, or several steps as one."""
 
     steps: tuple[Step, ...]
-    who: str  # "triton", "triton shallow", "torch"
+    ways: tuple[Way, ...]  # the first unless tuning chose another
     inputs: tuple[str, ...]
-    run: Callable[[Sequence[Tensor], Any], Tensor]
-    """(inputs, a tuning candidate or None) -> out"""
     plain: Callable[[Sequence[Tensor], torch.dtype], Tensor]
     """(inputs, dtype): the steps by torch in that dtype, what candidates are compared with"""
-    candidates: tuple[Any, ...] = ()
     capturable: bool = True
-    scratch: int = 0  # bytes per pixel of the first input
     note: str = ""
     """why an earlier backend does not run it"""
     frees: tuple[str, ...] = ()
@@ -47,6 +77,20 @@ class Stage:
     def out(self) -> str:
         return self.steps[-1].out
 
+    @property
+    def scratch(self) -> int:
+        """Bytes per pixel of the first input that a run holds beside inputs and output."""
+        return max(way.scratch for way in self.ways)
+
+    def run(self, inputs: Sequence[Tensor], chosen: Candidate | None) -> Tensor:
+        """The stage by a candidate; by the first way's default where none was chosen."""
+        way = self.ways[0] if chosen is None else next(way for way in self.ways if way.name == chosen.way)
+        return way.launch(way.packed, inputs, None if chosen is None else chosen.config)
+
+    def candidates(self) -> list[Candidate]:
+        """Every configuration of every way, the default first. Raises RuntimeError where a way cannot be packed."""
+        return [candidate for way in self.ways for candidate in way.candidates]
+
 
 def build(
     plan: Plan,
@@ -55,6 +99,7 @@ def build(
     dtype: torch.dtype,
     device: torch.device,
     tf32: bool,
+    rivals: bool = False,  # every backend that supports a step is a way, not the first alone
 ) -> list[Stage]:
     """The stages of a plan, in order; every step is in exactly one."""
     found: list[Stage] = []
@@ -64,7 +109,7 @@ def build(
         stage = None
         if "triton" in backends and _module("triton", "shallow"):
             stage = _fused(steps, readers, weights, dtype, device, tf32)
-        stage = stage or _single(steps[0], weights, backends, dtype, device, tf32)
+        stage = stage or _single(steps[0], weights, backends, dtype, device, tf32, rivals)
         found.append(stage)
         del steps[: len(stage.steps)]
     last = {name: i for i, stage in enumerate(found) for name in stage.inputs}
@@ -99,15 +144,55 @@ def _single(
     dtype: torch.dtype,
     device: torch.device,
     tf32: bool,
+    rivals: bool,
 ) -> Stage:
-    """One step by the first backend that has it."""
+    """One step by the first backend that has it, or by all that have."""
+    plain = _plain((step,), weights, device, tf32)
+
+    def by_torch(packed: Any, inputs: Sequence[Tensor], config: Any) -> Tensor:
+        return plain(inputs, dtype)
+
+    found: list[Way] = []
+    notes: list[str] = []
+    for way in _kernels(step, weights, backends, dtype, device, tf32, notes):
+        try:
+            if not found:
+                way.packed  # noqa: B018  # that it can be compiled and loaded is found out now
+        except RuntimeError as e:
+            notes.append(f"{way.name}: {e}")
+            continue
+        found.append(way)
+        if not rivals:
+            break
+    alone = not found
+    if alone or step.op in BY_LIBRARY:
+        found.append(Way("torch", lambda: None, by_torch, lambda packed: ()))
+    return Stage(
+        (step,),
+        tuple(found),
+        step.inputs,
+        plain,
+        capturable=not alone or step.op not in SYNCHRONOUS,
+        note=notes[0] if notes else "",
+        key=f"{'/'.join(way.name for way in found)} {_key((step,), weights, dtype, tf32)}",
+    )
+
+
+def _kernels(
+    step: Step,
+    weights: Mapping[str, Tensor],
+    backends: Sequence[str],
+    dtype: torch.dtype,
+    device: torch.device,
+    tf32: bool,
+    notes: list[str],  # why a backend before the first one does not run it, is added
+) -> Iterator[Way]:
+    """Our kernels for a step, in the order of the backends."""
     import torch
 
     mine, shapes = _weights(step, weights), _shapes(step, weights)
     params = {**step.params, **({"tf32": True} if tf32 else {})}
-    plain = _plain((step,), weights, device, tf32)
-    key = _key((step,), weights, dtype, tf32)
-    note = ""
+    none_yet = True
     for backend in backends:
         kernel = None if backend == "torch" else _module(backend, step.op)
         if kernel is None:
@@ -115,45 +200,33 @@ def _single(
         working = torch.float32 if (backend, step.op) in TYPED_AS_IMAGES else dtype
         reason = kernel.supports(params, shapes, working)
         if reason:
-            note = note or f"{backend}: {reason}"
+            if none_yet:
+                notes.append(f"{backend}: {reason}")
             continue
-        try:
-            packed = kernel.pack(mine, params, working, device)
-        except RuntimeError as e:  # a kernel that cannot be compiled or loaded: the next backend's may
-            note = note or f"{backend}: {e}"
-            continue
-        candidates = tuple(kernel.candidates(packed, device)) if hasattr(kernel, "candidates") else ()
-        # conv2d's rival is cuDNN, through torch: tuning chooses.
-        candidates += ("torch",) if step.op == "conv2d" else ()
-        return Stage(
-            (step,),
+        none_yet = False
+        yield _way(
             backend,
-            step.inputs,
-            _launcher(kernel, packed, dict(step.params), plain, dtype),
-            plain,
-            candidates,
-            scratch=kernel.scratch(params, shapes, dtype.itemsize) if hasattr(kernel, "scratch") else 0,
-            note=note,
-            key=f"{backend} {key}",
+            kernel,
+            lambda kernel=kernel, working=working: kernel.pack(mine, params, working, device),  # type: ignore[misc]
+            dict(step.params),
+            device,
+            kernel.scratch(params, shapes, dtype.itemsize) if hasattr(kernel, "scratch") else 0,
         )
 
-    def by_torch(inputs: Sequence[Tensor], config: Any) -> Tensor:
-        return plain(inputs, dtype)
 
-    capturable = step.op not in SYNCHRONOUS
-    return Stage((step,), "torch", step.inputs, by_torch, plain, capturable=capturable, note=note, key=f"torch {key}")
+def _way(
+    name: str, kernel: Any, pack: Callable[[], Any], params: dict[str, Any], device: torch.device, scratch: int = 0
+) -> Way:
+    """A module of fastsr.kernels as a way."""
 
-
-def _launcher(
-    kernel: Any, packed: Any, params: dict[str, Any], plain: Callable[..., Tensor], dtype: torch.dtype
-) -> Callable[[Sequence[Tensor], Any], Tensor]:
-    def launch(inputs: Sequence[Tensor], config: Any) -> Tensor:
-        if config == "torch":
-            return plain(inputs, dtype)
+    def launch(packed: Any, inputs: Sequence[Tensor], config: Any) -> Tensor:
         tuned = {} if config is None else {"config": config}
         return kernel.launch(packed, *inputs, **params, **tuned)  # type: ignore[no-any-return]
 
-    return launch
+    def configs(packed: Any) -> Sequence[Any]:
+        return tuple(kernel.candidates(packed, device)) if hasattr(kernel, "candidates") else ()
+
+    return Way(name, pack, launch, configs, scratch)
 
 
 def _fused(
@@ -178,14 +251,10 @@ def _fused(
         params = [{**step.params, **({"tf32": True} if tf32 else {})} for step in run]
         if shallow.supports(params, shapes, dtype):
             continue
-        packed = shallow.pack([_weights(step, weights) for step in run], params, dtype, device)
-        plain = _plain(run, weights, device, tf32)
-        inputs = _inputs(run)
-        key = f"triton shallow {_key(run, weights, dtype, tf32)}"
-        candidates = tuple(shallow.candidates(packed, device))
-        return Stage(
-            run, "triton shallow", inputs, _launcher(shallow, packed, {}, plain, dtype), plain, candidates, key=key
-        )
+        mine = [_weights(step, weights) for step in run]
+        way = _way("triton shallow", shallow, lambda: shallow.pack(mine, params, dtype, device), {}, device)  # noqa: B023
+        key = f"{way.name} {_key(run, weights, dtype, tf32)}"
+        return Stage(run, (way,), _inputs(run), _plain(run, weights, device, tf32), key=key)
     return None
 
 

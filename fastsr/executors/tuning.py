@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which candidate of a kernel a stage uses: the kernel's default, or what was measured on this GPU and kept on disk.
 
-A candidate is eligible only after its output on this device was as near float64 as twice plain torch's at the same
-precision: compilers do miscompile single tile shapes. Results live in <cache>/fastsr/tuning.json under the GPU's name,
+A candidate is a configuration of a kernel, of any backend that the stage may run by. It is eligible only after its output
+on this device was as near float64 as twice plain torch's at the same precision, on a crop, and at full size agrees with
+plain torch's: compilers do miscompile single tile shapes. Results live in <cache>/fastsr/tuning.json under the GPU's name,
 Triton's version and a hash of the kernels' sources, so that none of them outlives what it was measured on.
 """
 
@@ -14,12 +15,12 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastsr.executors import devices
-from fastsr.executors.stages import Stage
+from fastsr.executors.stages import Candidate, Stage
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,8 @@ Measure = Callable[[Callable[[], Any]], float]
 FACTOR = 2.0
 FLOOR = {"fp32": 2.0**-22, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8}
 """one rounding of the output's size: where plain torch happens to be exact, a candidate need not be"""
+CROP = 72
+"""side of what is compared with float64, which takes GPUs long: several tiles, the last ones in part"""
 
 
 class Choices:
@@ -37,19 +40,32 @@ class Choices:
 
     def __init__(self, device: torch.device, path: Path | None = None) -> None:
         self.path = path or cache_file()
-        self.machine = f"{devices.name(device)} triton {_triton_version()} kernels {_kernels_hash()}"
+        self.machine = f"{devices.name(device)} triton {_triton_version()} kernels {kernels_hash()}"
         self.found = _read(self.path).get(self.machine, {}) if path or device.type == "cuda" else {}
+        self.asked: set[str] = set()
 
-    def of(self, stage: Stage, shape: Sequence[int]) -> Any:
-        """The tuned candidate for a first input of `shape` [N, C, H, W]; None for the kernel's default."""
-        if not stage.candidates or not self.found:
+    def of(self, stage: Stage, shape: Sequence[int]) -> Candidate | None:
+        """The tuned candidate for a first input of `shape` [N, C, H, W]; None for the stage's default."""
+        kept = self.found.get(_row(stage, shape)) if self.found else None
+        if not isinstance(kept, dict):
             return None
-        kept = self.found.get(_row(stage, shape))
-        return next((c for c in stage.candidates if _plain(c) == kept), None)
+        mine = (way for way in stage.ways if way.name == kept.get("way"))
+        try:
+            return next((c for way in mine for c in way.candidates if asdict(c) == kept), None)
+        except RuntimeError:  # a backend that has gone since
+            return None
 
-    def keep(self, stage: Stage, shape: Sequence[int], candidate: Any) -> None:
+    def is_new(self, stage: Stage, shape: Sequence[int]) -> bool:
+        """Whether nothing is known of such a stage and size, and nobody asked before."""
+        row = _row(stage, shape)
+        if row in self.asked or row in self.found:
+            return False
+        self.asked.add(row)
+        return True
+
+    def keep(self, stage: Stage, shape: Sequence[int], candidate: Candidate) -> None:
         """Remember it here and on disk, beside what others wrote there meanwhile."""
-        self.found[_row(stage, shape)] = _plain(candidate)
+        self.found[_row(stage, shape)] = asdict(candidate)
         everything = _read(self.path)
         everything[self.machine] = everything.get(self.machine, {}) | self.found
         temporary = self.path.parent / f".{self.path.name}-{secrets.token_hex(6)}"
@@ -61,32 +77,73 @@ class Choices:
             temporary.unlink(missing_ok=True)
 
 
-def tune(stage: Stage, inputs: Sequence[Tensor], choices: Choices, measure: Measure | None) -> list[dict[str, Any]]:
-    """Compare, then time all candidates of a stage on these inputs; keep the fastest eligible one."""
+def tune(
+    stage: Stage, inputs: Sequence[Tensor], choices: Choices, measure: Measure | None, defaults: bool = False
+) -> list[dict[str, Any]]:
+    """Compare, then time the candidates of a stage on these inputs; keep the fastest eligible one.
+
+    defaults: of each way the first only, so that what is chosen is the backend.
+    """
     import torch
 
-    if not stage.candidates:
+    if len(stage.ways) == 1 and (defaults or len(stage.candidates()) == 1):
         return []
-    truth = stage.plain(inputs, torch.float64)
+    small = _crop(inputs)
+    truth = stage.plain(small, torch.float64)
     precision, dtype = _precision(stage)
     size = max(1.0, float(truth.abs().max()))
-    limit = FACTOR * float((stage.plain(inputs, dtype).double() - truth).abs().max()) + FLOOR[precision] * size
-    rows, best = [], None
-    for candidate in stage.candidates:
-        row: dict[str, Any] = {"stage": stage.key, "config": _plain(candidate), "limit": limit, "seconds": None}
+    limit = FACTOR * float((stage.plain(small, dtype).double() - truth).abs().max()) + FLOOR[precision] * size
+    try:
+        whole = stage.plain(inputs, dtype)
+    except RuntimeError:  # torch lacks the memory where our kernels need not
+        whole = None
+    rows: list[dict[str, Any]] = []
+    best: tuple[float, Candidate] | None = None
+    for way in stage.ways:
         try:
-            out = stage.run(inputs, candidate)
-            row["error"] = float((out.double() - truth).abs().max())
-            if row["error"] <= limit:  # never true of NaN
-                row["seconds"] = (measure or _seconds)(lambda c=candidate: stage.run(inputs, c))  # type: ignore[misc]
-        except Exception as e:  # too much shared memory, a compiler's failure: not a candidate here
-            row["failed"] = f"{type(e).__name__}: {e}"[:300]
-        rows.append(row)
-        if row["seconds"] is not None and (best is None or row["seconds"] < best[0]):
-            best = (row["seconds"], candidate)
+            candidates = way.candidates[:1] if defaults else way.candidates
+        except RuntimeError as e:  # another backend's kernel that cannot be compiled
+            rows.append({"stage": stage.key, "way": way.name, "seconds": None, "failed": f"{type(e).__name__}: {e}"})
+            continue
+        for candidate in candidates:
+            row: dict[str, Any] = {"stage": stage.key, **asdict(candidate), "limit": limit, "seconds": None}
+            rows.append(row)
+            try:
+                row["error"] = float((stage.run(small, candidate).double() - truth).abs().max())
+                if not row["error"] <= limit:  # nor NaN
+                    continue
+                out = stage.run(inputs, candidate)
+                # Not the largest: an argmax may fall otherwise here and there.
+                row["apart"] = 0.0 if whole is None else float((out - whole).float().square().mean().sqrt())
+                if row["apart"] <= limit:
+                    row["seconds"] = (measure or _seconds)(lambda c=candidate: stage.run(inputs, c))  # type: ignore[misc]
+            except Exception as e:  # too much shared memory, a compiler's failure: not a candidate here
+                row["failed"] = f"{type(e).__name__}: {e}"[:300]
+            if row["seconds"] is not None and (best is None or row["seconds"] < best[0]):
+                best = (row["seconds"], candidate)
     if best is not None:
         choices.keep(stage, inputs[0].shape, best[1])
     return rows
+
+
+def _crop(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The corner of one image, of every input the same."""
+    h, w = inputs[0].shape[2:]
+    # An input may have several times the first one's pixels.
+    return [x[:1, :, : CROP * (x.shape[2] // h), : CROP * (x.shape[3] // w)] for x in inputs]
+
+
+def kernels_hash() -> str:
+    """Of the sources of all GPU kernels."""
+    import importlib
+
+    kernels = importlib.import_module("fastsr.kernels")
+    digest = hashlib.sha256()
+    for folder in kernels.__path__:
+        for path in sorted(Path(folder).rglob("*")):
+            if path.suffix in (".py", ".cu", ".cuh"):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _precision(stage: Stage) -> tuple[str, torch.dtype]:
@@ -115,10 +172,6 @@ def _row(stage: Stage, shape: Sequence[int]) -> str:
     return f"{stage.key} 4^{((n * h * w).bit_length() + 1) // 2}"
 
 
-def _plain(candidate: Any) -> Any:
-    return asdict(candidate) if is_dataclass(candidate) and not isinstance(candidate, type) else candidate
-
-
 def cache_file() -> Path:
     """tuning.json in the user's cache folder."""
     if sys.platform == "win32":
@@ -141,15 +194,3 @@ def _triton_version() -> str:
     import triton
 
     return str(triton.__version__)
-
-
-def _kernels_hash() -> str:
-    import importlib
-
-    kernels = importlib.import_module("fastsr.kernels")
-    digest = hashlib.sha256()
-    for folder in kernels.__path__:
-        for path in sorted(Path(folder).rglob("*")):
-            if path.suffix in (".py", ".cu", ".cuh"):
-                digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]

@@ -10,6 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
+BORDERS = {"replicate": "edge", "symmetric": "symmetric"}
+"""names of the borders that numpy makes -> its own names"""
+
 
 def pad(
     x: Tensor,  # [N, C, H, W]
@@ -21,7 +24,9 @@ def pad(
 
     if border == "zero":
         return torch.nn.functional.pad(x, (r, r, r, r))
-    mode = {"replicate": "edge", "symmetric": "symmetric"}[border]
+    if border not in BORDERS:
+        raise ValueError(f"border {border!r} is not one of zero, {', '.join(BORDERS)}")
+    mode = BORDERS[border]
     rows, columns = (torch.from_numpy(np.pad(np.arange(n), r, mode=mode)).to(x.device) for n in x.shape[-2:])  # type: ignore[call-overload]
     return x[..., rows, :][..., columns]
 
@@ -32,6 +37,8 @@ def act(x: Tensor, activation: str, slope: float) -> Tensor:
 
     if activation == "leaky_relu":
         return torch.nn.functional.leaky_relu(x, slope)
+    if activation not in ("none", "relu"):
+        raise ValueError(f"activation {activation!r} is not one of none, relu, leaky_relu")
     return x.relu() if activation == "relu" else x
 
 

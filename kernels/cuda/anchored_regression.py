@@ -69,7 +69,7 @@ def choose(scale: int, filter_size: int, type_name: str, projection: str) -> Ins
     return Instance("anchored_regression", defines)
 
 
-def instances(limit: int) -> list[Instance]:
+def instances(arch: str) -> list[Instance]:
     """Those of the shipped models, which hold projections as half floats."""
     return [choose(scale, 9, name, "Fp16") for scale in SCALES for name in ("Fp32", "Bf16", "Fp16")]
 

@@ -15,17 +15,15 @@
 //           GPU was at hand.
 //
 // Compiled once per instance: FASTSR_T (Bf16 or Fp16), FASTSR_CHUNK, FASTSR_N, FASTSR_STAGES.
-#include "conv_tile.cuh"
+#include "cista.cuh"
 
 namespace fastsr {
 
 struct CistaArgs {
   const u16* x;        // [N, H, W, Ci]: y, or z
   const u16* weights;  // [Co / kN][Ci / kChunk][9][kN][kChunk], rows in channel_order(kN)
-  const u16* fixed;    // [N, H, W, Co], null in the first launch
-  u16* out;            // [N, H, W, Co]
-  u16* out_fixed;      // [N, H, W, Co], null in all but the first launch
-  int images, height, width, channels_in, channels_out;
+  CistaOutput output;
+  int images, height, width, channels_in;
 };
 
 template <class T, int kChunk, int kN, int kStages>
@@ -55,7 +53,7 @@ struct Cista {
       : args(a),
         tiles(a.height, a.width),
         chunks(a.channels_in / kChunk),
-        blocks(a.channels_out / kN),
+        blocks(a.output.channels / kN),
         count(a.images * tiles.down * tiles.across * blocks),
         halos(shared),
         slots(shared + 2 * kHaloBytes),
@@ -134,21 +132,7 @@ struct Cista {
   __device__ __forceinline__ void finish(const float (&sum)[Share<kN>::kRows][Share<kN>::kColumns][4], const Origin& at,
                                          int first_channel) const {
     for_each_run<kN>(sum, tiles, at, [&](long long pixel, int channel, auto& values) {
-      constexpr int kWords = Share<kN>::kGroup;
-      const long long to = pixel * args.channels_out + first_channel + channel;
-      if (args.fixed) {
-        const Words<kWords> fixed = load_words<kWords>(args.fixed + to);
-#pragma unroll
-        for (int j = 0; j < kWords; ++j) {
-          values[2 * j] += T::low(fixed.word[j]);
-          values[2 * j + 1] += T::high(fixed.word[j]);
-        }
-      } else {
-        store_words(args.out_fixed + to, pack_run<T>(values));
-      }
-#pragma unroll
-      for (int j = 0; j < 2 * kWords; ++j) values[j] = values[j] > 0.0f ? values[j] : 0.0f;
-      store_words(args.out + to, pack_run<T>(values));
+      args.output.template store<T>(pixel, first_channel + channel, values);
     });
   }
 };
@@ -159,6 +143,7 @@ extern "C" __global__ void __launch_bounds__(fastsr::kThreads, 1)
     cista(const fastsr::u16* x, const fastsr::u16* weights, const fastsr::u16* fixed, fastsr::u16* out,
           fastsr::u16* out_fixed, int images, int height, int width, int channels_in, int channels_out) {
   FASTSR_DYNAMIC_SHARED(shared);
-  const fastsr::CistaArgs args = {x, weights, fixed, out, out_fixed, images, height, width, channels_in, channels_out};
+  const fastsr::CistaArgs args = {x,     weights,    {fixed, out, out_fixed, channels_out}, images, height,
+                                  width, channels_in};
   fastsr::Cista<fastsr::FASTSR_T, FASTSR_CHUNK, FASTSR_N, FASTSR_STAGES>(args, shared).run();
 }

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launches cista.cu: z_0 = relu(w * y), then `steps` times z = relu(w * y + s * z), one launch each."""
+"""Launches cista.cu: z_0 = relu(w * y), then `steps` times z = relu(w * y + s * z), one launch each.
+
+On compute capability 9.0 cista_wgmma.cu does the same with the same weights, by tiles of several sizes. Nobody has
+measured it yet, so it is a candidate that tuning must first find faster, and as right; cista.cu is the default.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import runtime
-from .compile import Instance, KernelError
-from .layout import HALO_PIXELS, channel_order, tiles
+from . import runtime, tensormap
+from .compile import SHARED_BYTES, Instance, KernelError
+from .layout import HALO_PIXELS, TILE, channel_order, tiles
 
 if TYPE_CHECKING:
     import torch
@@ -21,11 +25,30 @@ BLOCKS = (128, 64, 32, 16)
 CHUNKS = (64, 32, 16)
 """input channels in shared memory, the first that divides their number and fits"""
 
+WGMMA = {"wgmma 16x128": (16, 128), "wgmma 8x256": (8, 256), "wgmma 16x64": (16, 64)}
+"""candidate -> rows of 16 pixels and output channels of an item"""
+WGMMA_ARCH = "sm_90a"
+WGMMA_THREADS = 384
+WGMMA_CHUNK = 64
+PIXEL_SLOTS, MOST_WEIGHT_SLOTS = 3, 9  # of three taps each, and of one
+
 
 @dataclass(frozen=True)
 class Convolution:
     weights: Tensor  # [Co / block, Ci / chunk, 9, block, chunk]
     kernel: runtime.Kernel
+    type_name: str
+
+    @property
+    def block(self) -> int:
+        return self.weights.shape[3]
+
+    def candidates(self, on: runtime.Device) -> list[str]:
+        """Of WGMMA: those for the channels and the device."""
+        channels_out = self.weights.shape[0] * self.block
+        if on.arch != WGMMA_ARCH or self.weights.shape[4] != WGMMA_CHUNK:
+            return []
+        return [name for name, (_, n) in WGMMA.items() if channels_out % n == 0 and self.block == block_of(n)]
 
 
 @dataclass(frozen=True)
@@ -67,9 +90,33 @@ def choose(channels_in: int, channels_out: int, type_name: str, limit: int) -> t
     raise KernelError(f"cista needs {shared_bytes(CHUNKS[-1], block)} bytes of shared memory, not {limit}")
 
 
-def instances(limit: int) -> list[Instance]:
-    """Those of the shipped models: 64 and 128 channels in, 256 and 1024 out, all by one instance."""
-    return [choose(256, 256, name, limit)[0] for name in ("Bf16", "Fp16")]
+def block_of(channels: int) -> int:
+    """Output channels of a block of weights where an item has so many."""
+    return min(channels, BLOCKS[0])
+
+
+def choose_wgmma(name: str, type_name: str, limit: int) -> tuple[Instance, int]:
+    """The instance of a candidate for a device whose blocks may have `limit` bytes of shared memory, and its bytes."""
+    rows, n = WGMMA[name]
+    pixels, weights = (rows + 2) * TILE * WGMMA_CHUNK * 2, n * WGMMA_CHUNK * 2
+    # To begin at a multiple of 1024, and barriers of 8 bytes; the other slots are for weights.
+    fixed = 1024 + PIXEL_SLOTS * (pixels + 16)
+    slots = min((limit - fixed) // (weights + 16), MOST_WEIGHT_SLOTS)
+    if slots < 2:
+        raise KernelError(f"cista by {name} needs {fixed + 2 * (weights + 16)} bytes of shared memory, not {limit}")
+    sizes = {"ROWS": rows, "N": n, "BLOCK": block_of(n), "PIXEL_SLOTS": PIXEL_SLOTS, "WEIGHT_SLOTS": slots}
+    instance = Instance("cista_wgmma", (("T", type_name), *sizes.items()), WGMMA_THREADS)
+    return instance, fixed + slots * (weights + 16)
+
+
+def instances(arch: str) -> list[Instance]:
+    """Those of the shipped models: 64 and 128 channels in, 128, 256 and 1024 out, all by one instance of each kind."""
+    limit, found = SHARED_BYTES[arch], []
+    for type_name in ("Bf16", "Fp16"):
+        found.append(choose(256, 256, type_name, limit)[0])
+        if arch == WGMMA_ARCH:
+            found += [choose_wgmma(name, type_name, limit)[0] for name, (_, n) in WGMMA.items() if n >= 128]
+    return found
 
 
 def pack(
@@ -83,43 +130,74 @@ def pack(
 
     def convolution(w: Tensor) -> Convolution:
         channels_out, channels_in = w.shape[:2]
-        instance, shared = choose(channels_in, channels_out, runtime.type_name(dtype), on.shared_bytes)
+        type_name = runtime.type_name(dtype)
+        instance, shared = choose(channels_in, channels_out, type_name, on.shared_bytes)
         sizes = dict(instance.defines)
         block, chunk = int(sizes["N"]), int(sizes["CHUNK"])
         parts = w.reshape(channels_out // block, block, channels_in // chunk, chunk, 9)
         ordered = parts[:, channel_order(block)].permute(0, 2, 4, 1, 3)
-        return Convolution(ordered.to(device, dtype).contiguous(), runtime.load(instance, shared, on))
+        return Convolution(ordered.to(device, dtype).contiguous(), runtime.load(instance, shared, on), type_name)
 
     m0, n0 = weights["w"].shape[:2]
     return Packed(convolution(weights["w"]), convolution(weights["s"]), (n0, m0), on)
 
 
+def candidates(packed: Packed, device: torch.device) -> list[str]:
+    """Values of launch's `config`, its default first."""
+    return ["mma", *packed.s.candidates(packed.on)]
+
+
 def launch(
     packed: Packed,
     y: Tensor,  # [N, n0, H, W] channels_last
-    **params: Any,
+    *,
+    steps: int,
+    config: str | None = None,
 ) -> Tensor:  # [N, m0, H, W] channels_last
-    """Raises KernelError for a y that does not fit the weights."""
+    """Raises KernelError for a y that does not fit the weights, and for a candidate that is none here."""
     import torch
 
     n0, m0 = packed.channels
     runtime.check_input("y", y, n0, packed.w.weights.dtype, packed.w.weights.device)
+    known = candidates(packed, y.device)
+    if config not in (None, *known):
+        raise KernelError(f"cista by {config!r} on {packed.on.arch} and {m0} channels: takes {', '.join(known)}")
     y = runtime.aligned(y)
     n, _, h, w = y.shape
 
     def codes() -> Tensor:
         return torch.empty((n, m0, h, w), dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
 
-    def convolve(by: Convolution, x: Tensor, fixed: Tensor | None, out: Tensor, out_fixed: Tensor | None) -> None:
-        block = by.weights.shape[3]
-        items = tiles(n, h, w) * (m0 // block)
-        arguments = runtime.arguments(x, by.weights, fixed, out, out_fixed, n, h, w, x.shape[1], m0)
-        by.kernel(min(items, packed.on.processors), arguments)
-
     fixed, z = codes(), codes()
-    convolve(packed.w, y, None, z, fixed)
-    other = codes() if params["steps"] else z
-    for _ in range(params["steps"]):
-        convolve(packed.s, z, fixed, other, None)
+    # w may have too few channels in.
+    by = config if config in packed.w.candidates(packed.on) else None
+    _convolve(packed.w, packed.on, by, y, None, z, fixed)
+    other = codes() if steps else z
+    for _ in range(steps):
+        _convolve(packed.s, packed.on, config if config in WGMMA else None, z, fixed, other, None)
         z, other = other, z
     return z
+
+
+def _convolve(
+    by: Convolution,
+    on: runtime.Device,
+    config: str | None,  # of WGMMA
+    x: Tensor,
+    fixed: Tensor | None,
+    out: Tensor,
+    out_fixed: Tensor | None,
+) -> None:
+    n, channels_in, h, w = x.shape
+    channels_out = out.shape[1]
+    rest = (fixed, out, out_fixed, n, h, w, channels_in, channels_out)
+    if config is None:
+        items = tiles(n, h, w) * (channels_out // by.block)
+        by.kernel(min(items, on.processors), runtime.arguments(x, by.weights, *rest))
+        return
+    rows, channels = WGMMA[config]
+    instance, shared = choose_wgmma(config, by.type_name, on.shared_bytes)
+    kernel = runtime.load(instance, shared, on)
+    maps = tensormap.of_pixels(x, rows + 2, TILE), tensormap.of_rows(by.weights, by.block)
+    items = tiles(n, h, w, rows) * (channels_out // channels)
+    kernel(min(items, on.processors), runtime.arguments(*maps, *rest))

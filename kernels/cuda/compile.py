@@ -26,15 +26,18 @@ AHEAD_OF_TIME = HERE / "cubins"
 OPTIONS = ("-std=c++17",)
 
 SHARED_BYTES = {
-    "sm_80": 163 << 10, "sm_86": 99 << 10, "sm_87": 163 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10,
+    "sm_80": 163 << 10, "sm_86": 99 << 10, "sm_87": 163 << 10, "sm_89": 99 << 10, "sm_90a": 227 << 10,
     "sm_100": 227 << 10, "sm_103": 227 << 10, "sm_120": 99 << 10,
 }  # fmt: skip
-"""architecture -> shared memory that one block may have (CUDA C++ Programming Guide, table of compute capabilities)"""
+"""architecture -> shared memory that one block may have (CUDA C++ Programming Guide, table of compute capabilities);
+sm_90a: with wgmma and setmaxnreg, which no later device has"""
 LEAST_SHARED_BYTES = min(SHARED_BYTES.values())
 """what every architecture from sm_80 on has"""
 
 SHIPPED = ("anchored_regression", "cista", "pconv_block")
-TARGETS = ("sm_80", "sm_90", "sm_100")
+TARGETS = ("sm_80", "sm_90a", "sm_100")
+THREADS = 256
+"""of a block, where an instance says nothing else"""
 
 
 class KernelError(RuntimeError):
@@ -47,6 +50,7 @@ class Instance:
 
     source: str
     defines: tuple[tuple[str, str | int], ...]
+    threads: int = THREADS
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -120,7 +124,7 @@ def nvrtc(instance: Instance, arch: str, extra: Iterable[str] = ()) -> tuple[byt
     from cupy.cuda import nvrtc as library
 
     known = {f"sm_{number}" for number in library.getSupportedArchs()}
-    if arch not in known:
+    if arch.rstrip("a") not in known:
         raise KernelError(f"{version} does not know {arch}, only {', '.join(sorted(known))}; install a newer one")
     source = HERE / f"{instance.source}.cu"
     options = (f"-arch={arch}", *OPTIONS, f"-I{HERE}", *instance.options, *extra)
@@ -137,7 +141,8 @@ def nvrtc(instance: Instance, arch: str, extra: Iterable[str] = ()) -> tuple[byt
 
 def nvcc(instance: Instance, arch: str, to: Path, compiler: str = "nvcc") -> str:
     """Compile with the toolkit's compiler; returns its log with registers, shared memory and spills."""
-    command = [compiler, "-cubin", f"-arch={arch}", "-Xptxas", "-v", *OPTIONS, *instance.options]
+    target = f"arch={arch.replace('sm', 'compute')},code={arch}"
+    command = [compiler, "-cubin", "-gencode", target, "-Xptxas", "-v", *OPTIONS, *instance.options]
     result = subprocess.run(
         [*command, f"-I{HERE}", str(HERE / f"{instance.source}.cu"), "-o", str(to)], capture_output=True, text=True
     )
@@ -150,7 +155,7 @@ def shipped(arch: str) -> list[Instance]:
     """The instances that the shipped models need on an architecture."""
     found: list[Instance] = []
     for op in SHIPPED:
-        found += importlib.import_module(f"{__package__}.{op}").instances(SHARED_BYTES[arch])
+        found += importlib.import_module(f"{__package__}.{op}").instances(arch)
     return found
 
 

@@ -31,20 +31,25 @@ struct Share {
   static __device__ __forceinline__ int first_channel() { return warp_id() % kAcross * kChannels; }
 };
 
-struct Tiles {
+// Tiles of kRows x kTile pixels.
+template <int kRows>
+struct TilesOf {
   int height, width, down, across;  // of an image, in pixels and in tiles
 
-  __device__ __forceinline__ Tiles(int h, int w)
-      : height(h), width(w), down((h + kTile - 1) / kTile), across((w + kTile - 1) / kTile) {}
+  __device__ __forceinline__ TilesOf(int h, int w)
+      : height(h), width(w), down((h + kRows - 1) / kRows), across((w + kTile - 1) / kTile) {}
 };
+
+using Tiles = TilesOf<kTile>;
 
 // Where a tile lies: image, first row, first column.
 struct Origin {
   int image, y, x;
 
-  __device__ __forceinline__ Origin(const Tiles& tiles, int index)
+  template <int kRows>
+  __device__ __forceinline__ Origin(const TilesOf<kRows>& tiles, int index)
       : image(index / (tiles.down * tiles.across)),
-        y(index / tiles.across % tiles.down * kTile),
+        y(index / tiles.across % tiles.down * kRows),
         x(index % tiles.across * kTile) {}
 };
 

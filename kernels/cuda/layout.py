@@ -28,5 +28,6 @@ def channel_order(n: int) -> list[int]:
     return order
 
 
-def tiles(images: int, height: int, width: int) -> int:
-    return images * -(-height // TILE) * -(-width // TILE)
+def tiles(images: int, height: int, width: int, rows: int = TILE) -> int:
+    """of `rows` x TILE pixels"""
+    return images * -(-height // rows) * -(-width // TILE)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import runtime
-from .compile import Instance, KernelError
+from .compile import SHARED_BYTES, Instance, KernelError
 from .layout import HALO_PIXELS, channel_order, tile_channels, tiles
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def choose(c: int, m: int, type_name: str, limit: int) -> tuple[Instance, int]:
     return instance, inner + stages * slot_bytes(c, m)
 
 
-def instances(limit: int) -> list[Instance]:
+def instances(arch: str) -> list[Instance]:
     """Those of the shipped models."""
-    return [choose(128, 64, name, limit)[0] for name in ("Bf16", "Fp16")]
+    return [choose(128, 64, name, SHARED_BYTES[arch])[0] for name in ("Bf16", "Fp16")]
 
 
 def pack(

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-THREADS = 256
+    Argument = np.generic | np.ndarray[Any, Any]
+    """a scalar, or a structure: an array of one element, which cupy passes by value"""
+
 LEAST = (8, 0)
 """compute capability: mma of half floats and cp.async"""
 
 MOST_PIXELS = 2**31
 """of a batch"""
 
-Kernel = Callable[[int, "Sequence[np.generic]"], None]
+Kernel = Callable[[int, "Sequence[Argument]"], None]
 """kernel(blocks, arguments) launches on torch's current stream; block size and shared memory are its own"""
 
 
@@ -67,8 +69,12 @@ def device(where: torch.device) -> Device:
     properties = torch.cuda.get_device_properties(index)
     if reason := too_old((properties.major, properties.minor)):
         raise KernelError(f"{properties.name}: {reason}")
-    arch = f"sm_{properties.major}{properties.minor}"
+    arch = architecture(properties.major, properties.minor)
     return Device(index, arch, properties.multi_processor_count, SHARED_BYTES.get(arch, LEAST_SHARED_BYTES))
+
+
+def architecture(major: int, minor: int) -> str:
+    return f"sm_{major}{minor}" + ("a" if (major, minor) == (9, 0) else "")
 
 
 def too_old(capability: tuple[int, int]) -> str | None:
@@ -93,21 +99,23 @@ def load(instance: Instance, shared: int, on: Device) -> Kernel:
     except Exception as error:  # cupy raises errors of its driver and runtime layers
         raise KernelError(f"cannot load {path} on device {on.index}: {error}; delete the file to rebuild it") from error
 
-    def launch(blocks: int, arguments: Sequence[np.generic]) -> None:
+    def launch(blocks: int, arguments: Sequence[Argument]) -> None:
         stream = Stream(torch.cuda.current_stream(on.index).cuda_stream)
         with cupy.cuda.Device(on.index), cupy.cuda.Stream.from_external(stream):
-            function((blocks,), (THREADS,), tuple(arguments), shared_mem=shared)
+            function((blocks,), (instance.threads,), tuple(arguments), shared_mem=shared)
 
     return launch
 
 
-def arguments(*values: Tensor | int | float | None) -> list[np.generic]:
-    """As the kernels take them: tensors and None as pointers, int as 32 bits, float as fp32."""
+def arguments(*values: Tensor | int | float | np.ndarray[Any, Any] | None) -> list[Argument]:
+    """As the kernels take them: tensors and None as pointers, int as 32 bits, float as fp32, tensor maps by value."""
     import numpy as np
 
-    found: list[np.generic] = []
+    found: list[Argument] = []
     for value in values:
-        if isinstance(value, int):
+        if isinstance(value, np.ndarray):
+            found.append(value)
+        elif isinstance(value, int):
             found.append(np.int32(value))
         elif isinstance(value, float):
             found.append(np.float32(value))

@@ -194,7 +194,7 @@ def candidates(p: Packed) -> list[Config]:
     if p.w.dtype == torch.float32 and p.precision == "ieee":
         return [Config(4, 8, c1, 16, 4, 2), Config(8, 8, c1, 16, 4, 2)]
     k = min(32, p.w.shape[0])
-    return [Config(8, 16, c1, k, 4, 2), Config(8, 32, c1, k, 8, 2), Config(8, 8, c1, k, 4, 2)]
+    return [Config(8, 16, c1, k, 4, 2), Config(8, 32, c1, k, 8, 2), Config(8, 8, c1, k, 8 if c1 > 64 else 4, 2)]
 
 
 def launch(

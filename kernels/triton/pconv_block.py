@@ -151,7 +151,7 @@ def candidates(packed: Packed, device: torch.device) -> list[Config]:
     return [
         Config(8, 16, n, k, 8, stages),
         Config(8, 16, n, k, 8, 2),
-        Config(8, 8, n, k, 4, stages),
+        Config(8, 8, min(n, 64), min(k, 32), 4, stages),  # wider ones do not fit into registers
         Config(8, 16, n, min(k, 32), 8, 4),
     ]
 

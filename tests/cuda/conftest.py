@@ -11,6 +11,7 @@ import functools
 import hashlib
 import platform
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from fastsr.kernels.cuda import compile as build  # noqa: E402
-from fastsr.kernels.cuda import runtime  # noqa: E402
+from fastsr.kernels.cuda import runtime, tensormap  # noqa: E402
 
 HERE = Path(__file__).parent
 ORDERS = {"forward": 0, "reverse": 1, "random": 2}
@@ -69,11 +70,36 @@ def library(source: str, entry: str, options: tuple[str, ...], flags: tuple[str,
     return path
 
 
-def call(path: Path, blocks: int, threads: int, shared: int, order: str, arguments: Sequence[np.generic]) -> None:
+def by_value(argument: runtime.Argument) -> np.ndarray[Any, Any]:
+    """Memory that holds it, aligned as a tensor map must be."""
+    value = np.asarray(argument)
+    memory = tensormap.buffer().view(np.uint8)
+    memory[: value.nbytes] = np.frombuffer(value.tobytes(), np.uint8)
+    return memory
+
+
+def tensor_map(
+    address: int, kind: int, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]
+) -> np.ndarray[Any, Any]:
+    """A tensor map as hopper_emu.h reads it (emu::Map)."""
+    rank, out = len(sizes), tensormap.buffer()
+    fill = (0,) * (4 - rank)
+    packed = struct.pack(
+        "<QQII4Q4Q4I",
+        *(0x464153545352, address, rank, tensormap.SWIZZLE_128),
+        *(*sizes, *fill),
+        *(2, *strides, *fill),
+        *(*box, *(1,) * (4 - rank)),
+    )
+    out.view(np.uint8)[: len(packed)] = np.frombuffer(packed, np.uint8)
+    return out
+
+
+def call(path: Path, blocks: int, threads: int, shared: int, order: str, arguments: Sequence[runtime.Argument]) -> None:
     """Run a kernel. Raises EmulationError."""
     emulate = ctypes.CDLL(str(path)).fastsr_emulate
     emulate.restype = ctypes.c_char_p
-    values = [np.array([a]) for a in arguments]
+    values = [by_value(a) for a in arguments]
     addresses = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
     fault = emulate(blocks, 1, 1, threads, ctypes.c_size_t(shared), ORDERS[order], addresses)
     if fault:
@@ -125,6 +151,7 @@ class Emulation:
         self.change: Callable[[str], str] = lambda source: source
         patch.setattr(runtime, "device", self.device)
         patch.setattr(runtime, "load", self.load)
+        patch.setattr(tensormap, "encode", tensor_map)
 
     def device(self, where: Any) -> runtime.Device:
         return runtime.Device(0, self.arch, 2, build.SHARED_BYTES[self.arch])
@@ -133,7 +160,7 @@ class Emulation:
         assert shared <= on.shared_bytes
         source = self.change((build.HERE / f"{instance.source}.cu").read_text())
         path = library(source, instance.source, instance.options, self.flags)
-        return lambda blocks, arguments: call(path, blocks, runtime.THREADS, shared, self.order, arguments)
+        return lambda blocks, arguments: call(path, blocks, instance.threads, shared, self.order, arguments)
 
     def run(self, kernel: ModuleType, weights: Mapping[str, Any], dtype: Any, *inputs: Any, **params: Any) -> Any:
         """The launcher's output, guards intact."""

@@ -10,7 +10,9 @@
 //   - cp.async poisons its target at once and copies only at the wait for its group, so that a missing wait and a load
 //     into a slot that is still read both leave NaN,
 //   - mma and ldmatrix are models of the true layouts of fragments; both check that the whole warp takes part and
-//     ldmatrix and cp.async that addresses are aligned and inside the block's shared memory.
+//     ldmatrix and cp.async that addresses are aligned and inside the block's shared memory,
+//   - hopper_emu.h models mbarriers, TMA and wgmma. A fiber that waits for an mbarrier lets others run; what the TMA engine
+//     does happens when nobody can run (forward order), the youngest first (reverse) or some time (random).
 // A fault ends the launch with an exception that says what and where.
 #pragma once
 
@@ -20,6 +22,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -38,6 +42,7 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define FASTSR_DYNAMIC_SHARED(name) unsigned char* const name = emu::block->shared
 
 struct dim3 {
@@ -47,8 +52,8 @@ struct dim3 {
 namespace emu {
 
 enum Order { kForward, kReverse, kRandom };
-// What a fiber waits for. All live lanes of a warp must wait for the same collective.
-enum Wait { kNothing, kBlockBarrier, kWarpBarrier, kShuffle, kLdmatrix, kMma };
+// What a fiber waits for. From kWarpBarrier on all live lanes of a warp must wait for the same.
+enum Wait { kNothing, kBlockBarrier, kCondition, kWarpBarrier, kShuffle, kLdmatrix, kMma, kWgmma };
 
 constexpr size_t kStack = 128 << 10;
 constexpr size_t kGuard = 1024;
@@ -59,6 +64,22 @@ struct Copy {
   bool present;
 };
 
+// d += a b of a lane, under way, with the descriptors of a and b; d holds NaN meanwhile.
+struct Product {
+  unsigned long long a, b;
+  float* d;
+  unsigned columns;
+  float (*convert)(unsigned short);
+};
+
+struct Wgmma {
+  std::vector<Product> open;                  // not committed
+  std::vector<std::vector<Product>> groups;   // committed, under way
+  std::map<float*, std::vector<float>> sums;  // of what is under way
+  size_t issued = 0;
+  bool fenced = false;
+};
+
 struct Fiber {
   void* stack_pointer = nullptr;
   char* stack = nullptr;
@@ -66,8 +87,11 @@ struct Fiber {
   unsigned lane = 0, warp = 0, turn = 0;
   bool done = false;
   Wait wait = kNothing;
-  std::vector<Copy> open;                 // not committed
-  std::vector<std::vector<Copy>> groups;  // committed, under way
+  std::vector<Copy> open;                        // not committed
+  std::vector<std::vector<Copy>> groups;         // committed, under way
+  std::function<bool()> until;                   // of kCondition
+  std::vector<unsigned long long*> initialised;  // mbarriers, not fenced
+  Wgmma wgmma;
 };
 
 // What the lanes of a warp show each other. Two, taken in turn: a lane may be one collective ahead of another.
@@ -88,12 +112,28 @@ struct Block {
   Order order = kForward;
   unsigned random = 1;
   const char* fault = nullptr;
+  std::vector<std::function<void()>> later;  // what the TMA engine has under way
+  std::vector<std::vector<std::pair<unsigned long long, unsigned long long>>> products;  // issued, of each warpgroup
+
+  void land(size_t which) {
+    const std::function<void()> act = std::move(later[which]);
+    later.erase(later.begin() + static_cast<long>(which));
+    act();
+  }
+
+  size_t live() const {
+    size_t n = 0;
+    for (const Fiber& f : fibers) n += !f.done;
+    return n;
+  }
+
+  size_t draw(size_t n) {
+    random = random * 1664525u + 1013904223u;
+    return (random >> 8) % n;
+  }
 
   void shuffle(size_t* items, size_t n) {
-    for (; n > 1; --n) {
-      random = random * 1664525u + 1013904223u;
-      std::swap(items[n - 1], items[(random >> 8) % n]);
-    }
+    for (; n > 1; --n) std::swap(items[n - 1], items[draw(n)]);
   }
 };
 
@@ -142,6 +182,7 @@ __attribute__((no_sanitize("address"))) inline void wait_for(Wait what) {
 [[noreturn]] inline void entry() {
   block->body(block->arguments);
   if (!fiber->open.empty() || !fiber->groups.empty()) fail("a thread ends while its cp.async are under way");
+  if (!fiber->wgmma.sums.empty()) fail("a thread ends while its wgmma are under way");
   fiber->done = true;
   to_scheduler();
   abort();
@@ -158,6 +199,7 @@ inline bool step_warp(size_t warp) {
   bool ran = false;
   for (size_t i = 0; i < lanes; ++i) {
     Fiber& f = b.fibers[order[i]];
+    if (f.wait == kCondition && f.until()) f.wait = kNothing;
     if (f.done || f.wait != kNothing) continue;
     fiber = &f;
     fastsr_emu_switch(&b.scheduler, f.stack_pointer);
@@ -170,7 +212,7 @@ inline bool step_warp(size_t warp) {
   for (size_t i = 0; i < lanes; ++i) {
     const Fiber& f = b.fibers[first + i];
     live += !f.done;
-    if (f.done || f.wait <= kBlockBarrier) continue;
+    if (f.done || f.wait < kWarpBarrier) continue;
     if (what != kNothing && what != f.wait) raise_fault("the lanes of a warp wait for different collectives");
     what = f.wait;
     ++waiting;
@@ -190,6 +232,8 @@ inline void run_block() {
   for (Fiber& f : b.fibers) {
     f.done = false;
     f.wait = kNothing;
+    f.initialised.clear();
+    f.wgmma = {};
     FASTSR_EMU_FRESH(f.stack, kStack);
     // What `ret` of the first switch pops: six registers and the entry; 16-byte alignment as after a call.
     void** top = reinterpret_cast<void**>(reinterpret_cast<uintptr_t>(f.stack + kStack) & ~uintptr_t(15));
@@ -210,14 +254,18 @@ inline void run_block() {
         ran |= stepped;
         while (stepped && b.order != kRandom) stepped = step_warp(warp);
       }
+      // Forward, the engine is as late as can be; in reverse it does the youngest first, one a round.
+      if (!b.later.empty() && (ran ? b.order == kReverse || (b.order == kRandom && b.draw(4) == 0) : b.live() > 0)) {
+        b.land(b.order == kForward ? 0 : b.order == kReverse ? b.later.size() - 1 : b.draw(b.later.size()));
+        ran = true;
+      }
     }
-    size_t live = 0, at_barrier = 0;
-    for (const Fiber& f : b.fibers) {
-      live += !f.done;
-      at_barrier += !f.done && f.wait == kBlockBarrier;
-    }
+    const size_t live = b.live();
+    size_t at_barrier = 0;
+    for (const Fiber& f : b.fibers) at_barrier += !f.done && f.wait == kBlockBarrier;
+    if (!live && !b.later.empty()) raise_fault("a block ends while its copies by TMA are under way");
     if (!live) return;
-    if (at_barrier != live) raise_fault("deadlock: threads wait for different barriers");
+    if (at_barrier != live) raise_fault("deadlock: threads wait for different barriers, or for what nobody will do");
     if (live != n) raise_fault("__syncthreads after a thread has ended");
     for (Fiber& f : b.fibers) f.wait = kNothing;
   }
@@ -249,6 +297,7 @@ void launch(dim3 grid, dim3 threads, size_t shared_bytes, Order order, Kernel ke
   const size_t n = static_cast<size_t>(threads.x) * threads.y * threads.z;
   b.fibers.resize(n);
   b.exchange.resize((n + 31) / 32 * 2);
+  b.products.resize((n + 127) / 128);
   std::vector<unsigned char> memory(shared_bytes + kGuard + 128);
   b.shared = reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(memory.data()) + 127) & ~uintptr_t(127));
   const Stacks stacks(kStack * n);
@@ -269,6 +318,7 @@ void launch(dim3 grid, dim3 threads, size_t shared_bytes, Order order, Kernel ke
       for (unsigned x = 0; x < grid.x; ++x) {
         b.index = {x, y, z};
         memset(b.shared, 0xff, shared_bytes + kGuard);
+        for (auto& issued : b.products) issued.clear();
         run_block();
         for (size_t i = 0; i < kGuard; ++i)
           if (b.shared[shared_bytes + i] != 0xff) raise_fault("a write behind the end of shared memory");
@@ -440,3 +490,5 @@ void cp_async_wait() {
 
 }  // namespace instr
 }  // namespace fastsr
+
+#include "hopper_emu.h"

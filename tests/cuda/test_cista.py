@@ -91,13 +91,17 @@ def test_an_input_that_does_not_fit_is_refused(emulation: Any) -> None:
 @pytest.mark.parametrize("precision", sorted(HALVES))
 @pytest.mark.parametrize(
     ("shape", "channels"),
-    [((1, 1, 1), (128, 256)), ((2, 67, 33), (128, 256)), ((1, 24, 40), (64, 1024)), ((1, 33, 47), (16, 48))],
+    [
+        *(((1, 1, 1), (128, 256)), ((2, 67, 33), (128, 256)), ((1, 24, 40), (64, 1024)), ((1, 33, 47), (16, 48))),
+        *(((3, 130, 257), (128, 256)), ((1, 50, 31), (64, 64))),
+    ],
 )
 def test_on_the_gpu(gpu: Any, precision: str, shape: tuple[int, int, int], channels: tuple[int, int]) -> None:
     n, h, w = shape
     weights = weights_of(*channels, seed=h)
     y = image(n, channels[0], h, w, HALVES[precision], seed=w).to(gpu)
     packed = cista.pack(weights, {}, y.dtype, gpu)
-    out = cista.launch(packed, y, steps=4)
-    check(out, y, weights, 4)
-    assert torch.equal(out, cista.launch(packed, y, steps=4))
+    for config in (None, *cista.candidates(packed, gpu)):
+        out = cista.launch(packed, y, steps=4, config=config)
+        check(out, y, weights, 4)
+        assert torch.equal(out, cista.launch(packed, y, steps=4, config=config)), config

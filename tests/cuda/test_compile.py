@@ -19,8 +19,8 @@ import pytest
 from fastsr.kernels.cuda import cista, compile, layout, pconv_block
 from fastsr.kernels.cuda.compile import SHARED_BYTES, TARGETS, Instance, KernelError
 
-REGISTERS = {"anchored_regression": 128, "cista": 255, "pconv_block": 255}
-"""of a thread: two blocks of 256 an SM, one, one"""
+REGISTERS = {"anchored_regression": 128, "cista": 255, "cista_wgmma": 168, "pconv_block": 255}
+"""of a thread: two blocks of 256 an SM, one, one of 384 (which setmaxnreg then shares out), one"""
 
 OTHERS = (
     Instance("pconv_block", (("T", "Bf16"), ("C", 48), ("M", 16), ("STAGES", 4))),
@@ -30,6 +30,12 @@ OTHERS = (
     Instance("anchored_regression", (("T", "Fp32"), ("P", "Fp32"), ("SCALE", 4), ("FILTER", 13))),
 )
 """what no shipped model uses, and other devices than the targets"""
+
+
+def others(arch: str) -> list[Instance]:
+    if arch != cista.WGMMA_ARCH:
+        return [*OTHERS]
+    return [*OTHERS, *(cista.choose_wgmma(name, "Fp16", SHARED_BYTES[arch])[0] for name in cista.WGMMA)]
 
 
 def no_nvrtc() -> str | None:
@@ -51,6 +57,9 @@ def check_log(instance: Instance, log: str) -> None:
     assert spills == [("0", "0", "0")], f"{instance}: {log}"
     (registers,) = re.findall(r"Used (\d+) registers", log)
     assert int(registers) <= REGISTERS[instance.source], log
+    # ptxas says so where it must make wgmma wait for each other, or does not heed setmaxnreg.
+    assert "warning" not in log.lower(), log
+    assert "wgmma" not in instance.source or not re.search(r"C75\d\d|serializ|setmaxnreg", log), log
     # All shared memory is dynamic: what the launchers count is all there is.
     assert "bytes smem" not in log, log
 
@@ -65,7 +74,7 @@ def test_nvrtc_compiles_every_instance(arch: str) -> None:
         assert code.startswith(b"\x7fELF")
         check_log(instance, log)
 
-    run_side_by_side(check, [*compile.shipped(arch), *OTHERS])
+    run_side_by_side(check, [*compile.shipped(arch), *others(arch)])
 
 
 @pytest.mark.parametrize("arch", TARGETS)
@@ -73,10 +82,9 @@ def test_nvcc_compiles_every_kernel(arch: str, tmp_path: Path) -> None:
     if not shutil.which("nvcc"):
         pytest.skip("no nvcc")
     shipped = compile.shipped(arch)
+    sources = dict.fromkeys(i.source for i in shipped)
     # One instance of each kernel where NVRTC has compiled all.
-    chosen = (
-        [*shipped, *OTHERS] if no_nvrtc() else [next(i for i in shipped if i.source == op) for op in compile.SHIPPED]
-    )
+    chosen = [*shipped, *others(arch)] if no_nvrtc() else [next(i for i in shipped if i.source == op) for op in sources]
 
     def check(instance: Instance) -> None:
         path = tmp_path / compile.file_name(instance, arch, "")
@@ -96,13 +104,15 @@ def test_shared_memory_is_within_every_device(arch: str) -> None:
     for n0 in range(16, 257, 16):
         for m0 in range(16, 257, 16):
             assert cista.choose(n0, m0, "Bf16", limit)[1] <= limit
+    for name in cista.WGMMA if arch == cista.WGMMA_ARCH else ():
+        assert cista.choose_wgmma(name, "Bf16", limit)[1] <= limit
     anchored = importlib.import_module("fastsr.kernels.cuda.anchored_regression")
     for scale in anchored.SCALES:
         assert anchored.shared_bytes(scale, anchored.LARGEST_FILTER, anchored.MOST_ATOMS) <= limit
 
 
 def test_no_shipped_width_lacks_stages() -> None:
-    assert dict(pconv_block.choose(128, 64, "Bf16", SHARED_BYTES["sm_90"])[0].defines)["STAGES"] == 4
+    assert dict(pconv_block.choose(128, 64, "Bf16", SHARED_BYTES["sm_90a"])[0].defines)["STAGES"] == 4
     assert dict(pconv_block.choose(128, 64, "Bf16", SHARED_BYTES["sm_89"])[0].defines)["STAGES"] == 2
     assert dict(cista.choose(1024, 1024, "Bf16", SHARED_BYTES["sm_80"])[0].defines)["CHUNK"] == 64
     with pytest.raises(KernelError, match="bytes of shared memory, not 65536"):
@@ -134,8 +144,8 @@ def test_cubins_are_compiled_once_and_found_again(monkeypatch: pytest.MonkeyPatc
     path = compile.cubin(first, "sm_80")
     assert path.read_bytes() == b"code"
     assert path == compile.cubin(first, "sm_80")
-    assert len({path, compile.cubin(other, "sm_80"), compile.cubin(first, "sm_90")}) == 3
-    assert made == ["pconv_block sm_80", "pconv_block sm_80", "pconv_block sm_90"]
+    assert len({path, compile.cubin(other, "sm_80"), compile.cubin(first, "sm_90a")}) == 3
+    assert made == ["pconv_block sm_80", "pconv_block sm_80", "pconv_block sm_90a"]
     assert not list(tmp_path.rglob("*.tmp"))
 
     monkeypatch.setattr(compile, "nvrtc_version", lambda: "nvrtc 99.10")

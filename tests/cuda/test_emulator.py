@@ -166,6 +166,7 @@ def test_under_sanitizers(emulation: Any) -> None:
         pytest.skip("g++ has no AddressSanitizer")
     flags = "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
     cases = [f"{Path(__file__)}::test_the_small_cases_are_right[{op}-random]" for op in CASES[:3]]
+    cases.append(f"{Path(__file__).parent / 'test_cista_wgmma.py'}::test_the_case_of_the_broken_ones_is_right")
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *cases, f"--emulation-flags={flags}"],
         capture_output=True,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 from fastsr import executors  # noqa: E402
-from fastsr.executors import devices  # noqa: E402
+from fastsr.executors import devices, tuning  # noqa: E402
 from fastsr.kernels.cuda import runtime  # noqa: E402
 from fastsr.kernels.cuda.compile import KernelError  # noqa: E402
 from fastsr.plan import Plan  # noqa: E402
@@ -56,6 +57,22 @@ def test_a_block_by_cuda_between_others_by_triton(emulation: Any, precision: str
     prepared, out, expected = run(*block(), precision)
     assert [row["who"].split()[0] for row in prepared.explain(9, 13)] == ["triton", "cuda", "triton"]
     assert float(np.sqrt(np.square(out - expected).mean())) <= {"fp16": 0.002, "bf16": 0.015}[precision]
+
+
+def test_the_executor_gpu_takes_the_faster_backend(emulation: Any, tmp_path: Path) -> None:
+    plan, weights = block()
+    made = executors.get("gpu").prepare(plan, weights, precision="fp16", device="cpu")
+    made.choices = tuning.Choices(torch.device("cpu"), tmp_path / "tuning.json")  # type: ignore[attr-defined]
+    stage = made.stages[1]  # type: ignore[attr-defined]
+    assert [way.name for way in stage.ways] == ["triton", "cuda"]
+    assert made.explain(9, 13)[1]["who"] == "triton fp16"
+    clock = iter(range(100, 0, -1))  # the later the faster
+    rows = made.tune(1, 9, 13, measure=lambda launch: float(next(clock)))  # type: ignore[attr-defined]
+    assert all(row["seconds"] for row in rows)
+    assert made.explain(9, 13)[1]["who"] == "cuda fp16 tuned"
+    x = rng(4).random((3, 9, 13), dtype=np.float32)
+    expected = executors.get("reference").prepare(plan, weights, precision="fp64").run(x)
+    assert float(np.sqrt(np.square(made.run(x) - expected).mean())) <= 0.002
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

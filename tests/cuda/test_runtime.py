@@ -66,7 +66,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 def test_a_kernel_runs_on_torch_s_stream_with_its_shared_memory(cupy: Recorder) -> None:
-    kernel = runtime.load(INSTANCE, 1234, runtime.Device(1, "sm_90", 132, 227 << 10))
+    kernel = runtime.load(INSTANCE, 1234, runtime.Device(1, "sm_90a", 132, 227 << 10))
     assert cupy.calls == [("device", 1), "end of device"]
     cupy.calls.clear()
     x = torch.zeros(4)
@@ -74,10 +74,19 @@ def test_a_kernel_runs_on_torch_s_stream_with_its_shared_memory(cupy: Recorder) 
     (device, stream, (shared, (grid, block, args), named), *_) = cupy.calls
     assert device == ("device", 1)
     assert stream[1].__cuda_stream__() == (0, 701)
-    assert (shared, grid, block, named) == (1234, (7,), (runtime.THREADS,), {"shared_mem": 1234})
+    assert (shared, grid, block, named) == (1234, (7,), (256,), {"shared_mem": 1234})
     assert [(type(a), a) for a in args] == [
         (np.uintp, x.data_ptr()), (np.uintp, 0), (np.int32, 3), (np.float32, 0.5)
     ]  # fmt: skip
+
+
+def test_an_instance_has_its_threads_and_structures_go_by_value(cupy: Recorder) -> None:
+    instance = Instance("cista", INSTANCE.defines, 384)
+    kernel = runtime.load(instance, 10, runtime.Device(0, "sm_90a", 132, 227 << 10))
+    cupy.calls.clear()
+    structure = np.zeros(1, "V128")
+    kernel(2, runtime.arguments(structure, 5))
+    assert cupy.calls[2][1] == ((2,), (384,), (structure, np.int32(5)))
 
 
 def test_a_cubin_that_does_not_load_is_named(cupy: Recorder) -> None:
@@ -92,7 +101,9 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         runtime.device.cache_clear()
         return runtime.device(torch.device("cuda", 0))
 
-    assert ask(9, 0) == runtime.Device(0, "sm_90", 132, 227 << 10)
+    assert ask(9, 0) == runtime.Device(0, "sm_90a", 132, 227 << 10)
+    assert ask(8, 0).arch == "sm_80"
+    assert ask(10, 0).arch == "sm_100"
     assert ask(12, 7).shared_bytes == compile.LEAST_SHARED_BYTES
     with pytest.raises(KernelError, match=r"a GPU: the CUDA kernels need compute capability 8.0, not 7.5"):
         ask(7, 5)
@@ -108,7 +119,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert "pip install 'fastsr[gpu]'" in str(runtime.unavailable())
     with pytest.raises(KernelError, match=r"fastsr\[gpu\]"):
-        runtime.load(INSTANCE, 2, runtime.Device(0, "sm_90", 1, 1))
+        runtime.load(INSTANCE, 2, runtime.Device(0, "sm_90a", 1, 1))
 
 
 def test_an_input_of_too_many_pixels_is_refused() -> None:

@@ -19,6 +19,7 @@ pytest.importorskip("triton")
 from fastsr import DeviceError, InputError, LimitError, executors, load  # noqa: E402
 from fastsr.executors import devices, tuning  # noqa: E402
 from fastsr.executors.gpu import PreparedGpu  # noqa: E402
+from fastsr.executors.stages import Candidate  # noqa: E402
 from fastsr.families.annet import ANNet  # noqa: E402
 from fastsr.families.btsrn import BTSRN  # noqa: E402
 from fastsr.families.crnet import CRNetA, CRNetB  # noqa: E402
@@ -129,6 +130,7 @@ def test_memory_is_counted_and_bounded(device: Any) -> None:
     # The widest moment: two values of 16 channels at 4 x 4 times the pixels, fp32.
     assert need >= 2 * 16 * 4 * 16 * 40 * 44
     assert whole.bytes(2, 40, 44) == 2 * need
+    assert whole.traffic(3, 40, 44) == 3 * whole.traffic(1, 40, 44) > 3 * (40 * 44 * 3 * 4) * 17
     limited = prepare("btsrn", device, memory_limit=need // 2)
     side = limited._side(1, 40, 44)
     assert side is not None
@@ -306,22 +308,32 @@ def test_what_a_gpu_executor_refuses() -> None:
 # --- tuning -------------------------------------------------------------------------------------------------------------
 
 
-def test_tuning_keeps_the_fastest_candidate_that_is_right(device: Any, tmp_path: Path) -> None:
+def test_tuning_keeps_the_fastest_candidate_that_is_right(
+    device: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = prepare("srcnn_955", device, precision="fp16")
     made.choices = tuning.Choices(device, tmp_path / "cache" / "tuning.json")
     x = image(1, 5, 7)
     expected = made.run(x)
-    (stage,) = [s for s in made.stages if s.key.startswith("triton conv2d(b[8],w[8,16,5,5]")]
-    honest = stage.run
-    wrong, slow = stage.candidates[0], stage.candidates[1]
+    (stage,) = [s for s in made.stages if s.key.startswith("triton/torch conv2d(b[8],w[8,16,5,5]")]
+    candidates = stage.candidates()
+    assert candidates[-1] == Candidate("torch")
+    assert len(candidates) == 4
+    wrong, slow, apart = candidates[:3]
     clock = iter(range(1, 1000))
+    honest = stage.ways[0].launch
 
-    def run(inputs: Any, config: Any) -> Any:
-        if config == slow:
+    def launch(packed: Any, inputs: Any, config: Any) -> Any:
+        if config == slow.config:
             raise RuntimeError("out of resource: shared memory")
-        return honest(inputs, config) * (1.5 if config == wrong else 1)
+        out = honest(packed, inputs, config)
+        if config == apart.config and inputs[0].shape[2] > tuning.CROP:
+            return out * 1.5
+        return out * (1.5 if config == wrong.config else 1)
 
-    made.stages[made.stages.index(stage)] = replace(stage, run=run)
+    altered = replace(stage, ways=(replace(stage.ways[0], launch=launch), stage.ways[1]))
+    made.stages[made.stages.index(stage)] = altered
+    monkeypatch.setattr(tuning, "CROP", 8)
     rows = [
         row
         for row in made.tune(1, 5, 7, measure=lambda launch: launch() is None or float(next(clock)))
@@ -330,10 +342,11 @@ def test_tuning_keeps_the_fastest_candidate_that_is_right(device: Any, tmp_path:
     assert rows[0]["error"] > rows[0]["limit"]
     assert rows[0]["seconds"] is None
     assert rows[1]["failed"].startswith("RuntimeError")
-    assert len([row for row in rows if row["seconds"]]) == len(stage.candidates) - 2
+    assert rows[2]["apart"] > rows[2]["limit"] >= rows[2]["error"]
+    assert [row["seconds"] is None for row in rows] == [True, True, True, False]
     chosen = made.choices.of(stage, (1, 16, 10, 14))
-    assert chosen == stage.candidates[2]
-    assert [row["who"] for row in made.explain(5, 7)][2] == "triton fp16 tuned"
+    assert chosen == Candidate("torch")
+    assert [row["who"] for row in made.explain(5, 7)][2] == "torch fp16 tuned"
     # Others read it from the file; other sizes and machines do not use it.
     again = tuning.Choices(device, tmp_path / "cache" / "tuning.json")
     assert again.of(stage, (1, 16, 10, 14)) == chosen
@@ -344,8 +357,44 @@ def test_tuning_keeps_the_fastest_candidate_that_is_right(device: Any, tmp_path:
     assert "kernels" in machine
     (tmp_path / "cache" / "tuning.json").write_text(json.dumps({"another machine": data[machine]}))
     assert tuning.Choices(device, tmp_path / "cache" / "tuning.json").of(stage, (1, 16, 10, 14)) is None
-    made.stages[[s.key for s in made.stages].index(stage.key)] = stage
+    made.stages[made.stages.index(altered)] = stage
     assert np.abs(made.run(x) - expected).max() < 1e-3
+
+
+def test_the_backend_that_measures_faster_runs_a_class_of_sizes(
+    device: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = prepare("srcnn_955", device, executor="gpu", precision="fp16")
+    made.choices = tuning.Choices(device, tmp_path / "tuning.json")
+    made.measures = True  # as on a GPU
+    timed: list[Any] = []
+
+    def seconds(launch: Callable[[], Any]) -> float:
+        timed.append(launch())
+        return 1.0 / len(timed)  # the later the faster
+
+    monkeypatch.setattr(tuning, "_seconds", seconds)
+    x = image(1, 5, 7)
+    first = made.run(x)
+    convolutions = [stage for stage in made.stages if stage.steps[0].op == "conv2d"]
+    assert all([way.name for way in stage.ways] == ["triton", "torch"] for stage in convolutions)
+    assert len(timed) == 2 * len(convolutions)  # each backend's default once
+    chosen = [made.choices.of(stage, (1, stage_channels(stage), 10, 14)) for stage in convolutions]
+    assert chosen == [Candidate("torch")] * len(convolutions)
+    assert [row["who"] for row in made.explain(5, 7)][1] == "torch fp16 tuned"
+    assert made.run(x).tobytes() == first.tobytes()
+    assert len(timed) == 2 * len(convolutions)
+    # What a broken installation cannot run any more is not chosen.
+    gone = replace(convolutions[0], ways=(replace(convolutions[0].ways[1], pack=broken), convolutions[0].ways[0]))
+    assert made.choices.of(gone, (1, stage_channels(gone), 10, 14)) is None
+
+
+def stage_channels(stage: Any) -> int:
+    return int(stage.key.partition("w[")[2].split(",")[1])
+
+
+def broken() -> Any:
+    raise RuntimeError("no cupy here")
 
 
 def test_a_cpu_has_nothing_to_tune(small_model: Callable[..., Path]) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shipped configurations of all Triton kernels compile for sm_80, sm_90 and sm_100 without spilling registers.
+"""All configurations of all Triton kernels compile for sm_80, sm_90 and sm_100 without spilling registers.
 
-In a process of its own, since this one interprets kernels. `bench/aot.py --all` does the same for every candidate.
+In a process of its own, since this one interprets kernels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).parents[2] / "bench/aot.py"
 PRODUCTS = {"conv_gemm", "conv_image", "pconv", "deconv", "shallow", "score", "project"}
 INSTRUCTION = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
 SMALL = {"project"}
-"""products of 16 rows, below the 64 of a warp group"""
+"""products that may have 16 rows, below the 64 of a warp group"""
 
 
 def compiled(*options: str) -> list[dict[str, Any]]:
@@ -38,13 +38,14 @@ def check(row: dict[str, Any]) -> None:
     assert row["stack"] == 0, f"{row} spills"
     assert row["shared"] <= row["limit"], row
     if row["kernel"] in PRODUCTS and row["precision"] in ("fp16", "bf16"):
-        wanted = "mma.sync" if row["kernel"] in SMALL else INSTRUCTION[row["arch"]]
-        assert wanted in row["matrix"], f"{row} has no {wanted}"
+        wanted = {INSTRUCTION[row["arch"]]} | ({"mma.sync"} if row["kernel"] in SMALL else set())
+        assert wanted & set(row["matrix"]), f"{row} has none of {wanted}"
 
 
 @pytest.mark.parametrize("arch", [80, 90, 100])
-def test_defaults_compile_without_spills(arch: int) -> None:
-    rows = compiled("--arch", str(arch), "--dtype", "fp16")
+def test_every_candidate_compiles_without_spills(arch: int) -> None:
+    rows = compiled("--arch", str(arch), "--dtype", "fp16", "--all")
+    assert {row["default"] for row in rows} == {True, False}
     assert {row["kernel"] for row in rows} >= PRODUCTS | {
         "bicubic",
         "shuffle",
@@ -61,7 +62,7 @@ def test_defaults_compile_without_spills(arch: int) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32", "tf32"])
 def test_other_precisions_of_the_widest_kernels(precision: str) -> None:
-    rows = compiled("--arch", "90", "--dtype", precision, "--only", "cista", "pconv")
+    rows = compiled("--arch", "90", "--dtype", precision, "--all", "--only", "cista", "pconv")
     assert {row["kernel"] for row in rows} == {"conv_gemm", "pconv"}
     for row in rows:
         check(row)

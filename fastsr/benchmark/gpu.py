@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""torch on a GPU as a peer of our executors: the same plan in the same precision, weights cast once, channels_last.
+
+torch           eager, cudnn.benchmark, replayed as a CUDA graph where the plan can be; anchored_regression by the fastest of
+                the reference, natural.py and best.py on that GPU
+torch.compile   mode max-autotune (CUDA graphs too) of everything but Python loops, under autocast where the precision is a
+                half one; anchored_regression, always in fp32 (its argmax needs it), as natural.py has it
+torch.compile best   the same with best.py's anchored_regression
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastsr.benchmark import best, natural
+from fastsr.benchmark.natural import Stage, Wrap
+from fastsr.executors import stages
+from fastsr.executors.gpu import PRECISIONS, GpuExecutor, PreparedGpu
+from fastsr.plan import INPUT, OUTPUT, Plan, Step
+
+Run = Callable[[Tensor], Tensor]  # [1, C, h, w] -> [1, C, h * scale, w * scale], fp32 on the device
+
+ANCHORED = "anchored_regression"
+
+
+def eager(plan: Plan, weights: Mapping[str, np.ndarray], precision: str, device: str) -> PreparedGpu:
+    """A GPU executor whose only backend is torch; the first image of a size chooses among anchored_regression's variants."""
+    (prepared,) = GpuExecutor("torch", ("torch",)).prepare(plan, weights, precision=precision, device=device).members
+    tensors = {name: torch.from_numpy(np.array(value, np.float32)).to(device) for name, value in weights.items()}
+    for i, stage in enumerate(prepared.stages):
+        (step,) = stage.steps
+        if step.op == ANCHORED:
+            more = {
+                "torch natural": natural.anchored_stage(step, tensors, _plain),
+                "torch best": best.anchored_stage(step, tensors, _plain, compiled=False),
+            }
+            ways = (*stage.ways, *(_way(name, step, run) for name, run in more.items()))
+            names = "/".join(way.name for way in ways)
+            prepared.stages[i] = replace(stage, ways=ways, key=f"{names} {stage.key.removeprefix('torch ')}")
+    prepared.measures = prepared.device.type == "cuda"
+    return prepared
+
+
+def compiled(
+    plan: Plan,
+    weights: Mapping[str, np.ndarray],
+    precision: str,
+    device: str,
+    best_anchored: bool = False,
+    wrap: Wrap | None = None,  # torch.compile unless given
+) -> Run:
+    """The plan through torch.compile."""
+    dtype = getattr(torch, PRECISIONS[precision])
+
+    def place(name: str, value: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(np.array(value, np.float32)).to(device)
+        if tensor.ndim != 4:
+            return tensor
+        return tensor.to(memory_format=torch.channels_last)
+
+    tensors = {name: place(name, value) for name, value in weights.items()}
+    wrap = wrap or (lambda function: torch.compile(function, dynamic=False, mode="max-autotune"))
+    found: list[tuple[Stage, bool]] = []
+    for stage, step in zip(natural.stages(plan.steps, tensors, wrap), _groups(plan), strict=True):
+        if step is None:
+            found.append((stage, dtype != torch.float32))
+        else:
+            found.append((best.anchored_stage(step, tensors, wrap, compiled=True) if best_anchored else stage, False))
+
+    def run(x: Tensor) -> Tensor:
+        values = {INPUT: x.contiguous(memory_format=torch.channels_last)}
+        for stage, half in found:
+            with torch.no_grad(), torch.autocast(x.device.type, dtype=dtype if half else None, enabled=half):
+                stage(values)
+        return values[OUTPUT].float()
+
+    return run
+
+
+def _groups(plan: Plan) -> list[Step | None]:
+    """The anchored step, or None for a run of others, in the order of natural.stages."""
+    found: list[Step | None] = []
+    for step in plan.steps:
+        if step.op == ANCHORED:
+            found.append(step)
+        elif not found or found[-1] is not None:
+            found.append(None)
+    return found
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+def _way(name: str, step: Step, stage: Stage) -> stages.Way:
+    def launch(packed: Any, inputs: Any, config: Any) -> Tensor:
+        values: dict[str, Tensor] = dict(zip(step.inputs, inputs, strict=True))
+        stage(values)
+        return values[step.out]
+
+    return stages.Way(name, lambda: None, launch, lambda packed: ())
