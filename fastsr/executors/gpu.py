@@ -18,7 +18,7 @@ import numpy as np
 
 from fastsr import _core
 from fastsr.errors import DeviceError, LimitError, ModelError
-from fastsr.executors import devices, stages, tuning
+from fastsr.executors import devices, fp8, stages, tuning
 from fastsr.ops import OPS
 from fastsr.plan import INPUT, OUTPUT, Plan, Step
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PRECISIONS = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""tf32: fp32 values whose products are rounded to 10 bits of mantissa"""
+PRECISIONS = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "float16"}
+"""tf32: fp32 values whose products are rounded to 10 bits of mantissa; fp8: fp16, and e4m3 products where fp8.py says"""
 GRAPHS = 8
 """CUDA graphs kept, of the shapes used last; they share one pool of memory"""
 SMALLEST = 16
@@ -60,7 +60,8 @@ class PreparedGpu:
         self.isa = devices.name(self.device)
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
         with on(self.device):
-            self.stages = stages.build(plan, tensors, backends, self.dtype, self.device, precision == "tf32")
+            samples = fp8.samples(plan, tensors, self.device) if precision == "fp8" else None
+            self.stages = stages.build(plan, tensors, backends, self.dtype, self.device, precision == "tf32", samples)
             # Chroma and alpha go by bicubic beside the network.
             aside = Plan("y", plan.scale, (Step("resize_bicubic", (INPUT,), OUTPUT, {}, {"scale": plan.scale}),))
             (self._resize,) = stages.build(aside, {}, backends, self.dtype, self.device, False)
@@ -242,7 +243,7 @@ class PreparedGpu:
         for row in found:
             stage = of[row["out"]]
             chosen = self.choices.of(stage, (1, *shapes[stage.inputs[0]]))
-            who = f"{'torch' if chosen == 'torch' else stage.who} {self.precision}"
+            who = f"{'torch' if chosen == 'torch' else stage.who} {stage.precision or self.precision}"
             if chosen is not None:
                 who += " tuned"
             if stage.note:
@@ -311,13 +312,15 @@ class GpuExecutor:
     ) -> PreparedGpu:
         """Pack a plan for `device`: "cuda", "cuda:1", or "cpu" under TRITON_INTERPRET=1. `threads` is not used.
 
-        Raises DeviceError that says what is missing, ModelError for a broken plan.
+        Raises DeviceError that says what is missing (fp8: compute capability 8.9), ModelError for a broken plan.
         """
         if precision not in PRECISIONS:
             raise DeviceError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)} for a GPU")
         missing = devices.missing(device)
         if missing:
             raise DeviceError(f"device {device!r}: {missing}")
+        if precision == "fp8" and (missing := fp8.missing(device)):
+            raise DeviceError(f"precision 'fp8': {missing}")
         return PreparedGpu(
             plan,
             weights,

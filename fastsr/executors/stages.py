@@ -39,7 +39,9 @@ class Stage:
     capturable: bool = True
     scratch: int = 0  # bytes per pixel of the first input
     note: str = ""
-    """why an earlier backend does not run it"""
+    """why an earlier backend does not run it, or it is not run in e4m3"""
+    precision: str = ""
+    """where it is not the plan's"""
     frees: tuple[str, ...] = ()
     key: str = field(default="", compare=False)
 
@@ -55,6 +57,7 @@ def build(
     dtype: torch.dtype,
     device: torch.device,
     tf32: bool,
+    samples: Mapping[str, Tensor] | None = None,  # of precision fp8, by fp8.samples
 ) -> list[Stage]:
     """The stages of a plan, in order; every step is in exactly one."""
     found: list[Stage] = []
@@ -65,6 +68,8 @@ def build(
         if "triton" in backends and _module("triton", "shallow"):
             stage = _fused(steps, readers, weights, dtype, device, tf32)
         stage = stage or _single(steps[0], weights, backends, dtype, device, tf32)
+        if samples is not None:
+            stage = _in_e4m3(stage, weights, backends, dtype, device, samples)
         found.append(stage)
         del steps[: len(stage.steps)]
     last = {name: i for i, stage in enumerate(found) for name in stage.inputs}
@@ -72,6 +77,24 @@ def build(
         replace(stage, frees=tuple(name for name in dict.fromkeys(stage.inputs) if last[name] == i))
         for i, stage in enumerate(found)
     ]
+
+
+def _in_e4m3(
+    stage: Stage,
+    weights: Mapping[str, Tensor],
+    backends: Sequence[str],
+    dtype: torch.dtype,
+    device: torch.device,
+    samples: Mapping[str, Tensor],
+) -> Stage:
+    """The stage by Triton's kernel in e4m3, where it has one that can; else itself, which says so."""
+    sample = samples.get(stage.out)
+    if sample is None or "triton" not in backends:
+        return replace(stage, precision="fp16")
+    found = _single(stage.steps[0], weights, ("triton",), dtype, device, False, sample)
+    if found.who != "triton":
+        return replace(stage, precision="fp16", note=found.note)
+    return replace(found, key=f"{found.key} fp8")
 
 
 def _module(backend: str, name: str) -> Any:
@@ -99,12 +122,13 @@ def _single(
     dtype: torch.dtype,
     device: torch.device,
     tf32: bool,
+    sample: Tensor | None = None,
 ) -> Stage:
-    """One step by the first backend that has it."""
+    """One step by the first backend that has it; with a sample of its input, in e4m3."""
     import torch
 
     mine, shapes = _weights(step, weights), _shapes(step, weights)
-    params = {**step.params, **({"tf32": True} if tf32 else {})}
+    params = {**step.params, **({"tf32": True} if tf32 else {}), **({} if sample is None else {"fp8": sample})}
     plain = _plain((step,), weights, device, tf32)
     key = _key((step,), weights, dtype, tf32)
     note = ""
