@@ -51,7 +51,7 @@ def samples(
 ) -> dict[str, Tensor]:  # out of the step -> its input [1, C, h, w] fp32
     """What the steps that run in e4m3 read, on the sample image: those of OPS at the largest size that any has.
 
-    BTSRN's blocks before its upsampling are an eighth of its work and most of what e4m3 would cost: they stay fp16.
+    BTSRN's blocks of smaller size are 14 to 27 % of the blocks' work and most of what e4m3 would cost: they stay fp16.
     """
     import torch
 
