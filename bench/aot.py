@@ -185,7 +185,7 @@ def rows(arch: int, precision: str, everything: bool, only: list[str]) -> Iterat
                 module.launch(packed, *inputs, **params, **how)  # noqa: B023
 
             for kernel, args, options in recorded(launch):
-                constants = tuple(a for a in args if not isinstance(a, torch.Tensor))
+                constants = tuple(a.dtype if isinstance(a, torch.Tensor) else a for a in args)
                 if (kernel.__name__, constants, str(options)) in seen:
                     continue
                 seen.add((kernel.__name__, constants, str(options)))
