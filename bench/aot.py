@@ -23,7 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+DTYPES = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "float16"}
 SHARED = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 """bytes of shared memory a program may have"""
 MATRIX = ("wgmma.mma_async", "tcgen05.mma", "mma.sync")
@@ -35,7 +35,7 @@ def weight(*shape: int) -> Any:
     return torch.rand(shape)
 
 
-def cases(dtype: Any, tf32: bool) -> Iterator[tuple[str, Any, Any, list[Any], dict[str, Any]]]:
+def cases(dtype: Any, precision: str) -> Iterator[tuple[str, Any, Any, list[Any], dict[str, Any]]]:
     """(label, module, packed, inputs, params) of what the families launch, at sizes divisible by 16."""
     import torch
 
@@ -49,7 +49,10 @@ def cases(dtype: Any, tf32: bool) -> Iterator[tuple[str, Any, Any, list[Any], di
         return torch.empty(1, 96 * s, 160 * s, channels, dtype=kind).permute(0, 3, 1, 2)
 
     cpu = torch.device("cpu")
-    more: dict[str, Any] = {"tf32": True} if tf32 else {}
+    more: dict[str, Any] = {"tf32": True} if precision == "tf32" else {}
+
+    def sample(channels: int) -> dict[str, Any]:
+        return {"fp8": torch.rand(1, channels, 8, 8)} if precision == "fp8" else {}
 
     def conv(co: int, ci: int, k: int) -> dict[str, Any]:
         return {"w": weight(co, ci, k, k), "b": weight(co)}
@@ -67,13 +70,21 @@ def cases(dtype: Any, tf32: bool) -> Iterator[tuple[str, Any, Any, list[Any], di
     yield (
         "cista 128-256",
         m,
-        m.pack({"w": weight(256, 128, 3, 3), "s": weight(256, 256, 3, 3)}, more, dtype, cpu),
+        m.pack(
+            {"w": weight(256, 128, 3, 3), "s": weight(256, 256, 3, 3)}, {**more, **sample(128), "steps": 3}, dtype, cpu
+        ),
         [x(128)],
-        {"steps": 2},
+        {"steps": 3},
     )
     m = kernel("pconv_block")
     w = {"w1": weight(64, 128, 1, 1), "b1": weight(64), "w3": weight(128, 64, 3, 3), "b3": weight(128)}
-    yield "pconv_block", m, m.pack(w, more, dtype, cpu), [x(128)], {"activation": "relu"}
+    yield (
+        "pconv_block",
+        m,
+        m.pack(w, {**more, **sample(128), "activation": "relu"}, dtype, cpu),
+        [x(128)],
+        {"activation": "relu"},
+    )
     m = kernel("upsample_residual")
     w = {"w": weight(128, 128, 3, 3), "b": weight(128)}
     yield "upsample_residual", m, m.pack(w, more, dtype, cpu), [x(128)], {"scale": 3}
@@ -129,7 +140,7 @@ def compiled(kernel: Any, args: tuple[Any, ...], options: dict[str, Any], arch: 
     from triton.compiler import ASTSource
 
     pointers = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
-    pointers |= {torch.int32: "*i32", torch.uint8: "*u8"}
+    pointers |= {torch.int32: "*i32", torch.uint8: "*u8", torch.float8_e4m3fn: "*fp8e4nv"}
     signature, constants, attributes = {}, {}, {}
     for i, (parameter, value) in enumerate(zip(kernel.params, args, strict=True)):
         if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
@@ -160,6 +171,7 @@ def compiled(kernel: Any, args: tuple[Any, ...], options: dict[str, Any], arch: 
         "stack": int(usage[2]),
         "shared": int(made.metadata.shared),
         "matrix": [name for name in MATRIX if name in made.asm["ptx"]],
+        "e4m3": bool(re.search(r"mma\S*\.e4m3|kind::f8f6f4", made.asm["ptx"])),
     }
 
 
@@ -169,7 +181,7 @@ def rows(arch: int, precision: str, everything: bool, only: list[str]) -> Iterat
     common = importlib.import_module("fastsr.kernels.triton.common")
     common.STANDS_FOR = arch
     dtype = getattr(torch, DTYPES[precision])
-    for label, module, packed, inputs, params in cases(dtype, precision == "tf32"):
+    for label, module, packed, inputs, params in cases(dtype, precision):
         if not any(part in label for part in only):
             continue
         configs = module.candidates(packed, torch.device("cpu")) if hasattr(module, "candidates") else [None]
@@ -181,7 +193,7 @@ def rows(arch: int, precision: str, everything: bool, only: list[str]) -> Iterat
                 module.launch(packed, *inputs, **params, **how)  # noqa: B023
 
             for kernel, args, options in recorded(launch):
-                constants = tuple(a for a in args if not isinstance(a, torch.Tensor))
+                constants = tuple(a.dtype if isinstance(a, torch.Tensor) else a for a in args)
                 if (kernel.__name__, constants, str(options)) in seen:
                     continue
                 seen.add((kernel.__name__, constants, str(options)))
@@ -199,6 +211,8 @@ def main() -> None:
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET", "0") == "1":
         sys.exit("unset TRITON_INTERPRET: the interpreter compiles nothing")
+    if "fp8" in options.dtype and min(options.arch) < 89:
+        parser.error("fp8 is for sm_89 and later")
     for arch in options.arch:
         for precision in options.dtype:
             for row in rows(arch, precision, options.all, options.only):

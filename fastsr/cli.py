@@ -91,7 +91,7 @@ precision_option = click.option(
     default="auto",
     show_default=True,
     metavar="P",
-    help="auto, fp32, or bf16: wide convolutions faster, 60 dB from fp32; on a GPU also tf32, fp16.",
+    help="auto, fp32, or bf16: wide convolutions faster, 60 dB from fp32; on a GPU also tf32, fp16, fp8.",
 )
 device_option = click.option(
     "--device",

@@ -99,6 +99,42 @@ def assert_as_near(out: Tensor, expected: Tensor, plain: Tensor, precision: str)
     assert precision != "fp32" or error <= TOLERANCE["fp32"] * size, f"max abs error {error:.3g}"
 
 
+def in_e4m3(op: str, packed: Any, x: Tensor, steps: int = 0, activation: str = "relu", slope: float = 0.0) -> Tensor:
+    """A step as its Triton kernel does it under "fp8": by the packed numbers, rounded where the kernel rounds.
+
+    x [N, C, H, W] holds fp16 numbers; sums and the result are of its dtype.
+    """
+    from torch.nn.functional import conv2d
+
+    from fastsr.ops.conv2d import act
+
+    common = importlib.import_module("fastsr.kernels.triton.common")
+
+    def half(v: Tensor) -> Tensor:
+        return v.half().to(x)
+
+    def weights(w: Tensor, scale: Tensor | None, co: int, ci: int) -> Tensor:
+        k = {1: 1, 9: 3, 25: 5}[len(w)]
+        w = w[:, :ci, :co].to(x) if scale is None else w[:, :ci, :co].to(x) * scale[:co].to(x)
+        return w.permute(2, 1, 0).reshape(co, ci, k, k)
+
+    if op == "pconv_block":
+        c, m = packed.c, packed.w1.shape[1]
+        w1, w3 = weights(packed.w1[None], None, m, c), weights(packed.w3, packed.scale, c, m)
+        b1, b3 = (None if b is None else b.to(x) for b in (packed.b1, packed.b3))
+        t = act(conv2d(half(act(x, activation, slope)), w1, b1), activation, slope)
+        t = common.as_e4m3(t.float(), packed.t_scale).to(x)
+        return half(x + conv2d(t, w3, None if b3 is None else b3[:c], padding=1))
+    first, w = (weights(p.w, None, p.co, p.ci) for p in (packed.w, packed.s))
+    fixed = half(conv2d(x, first, padding=packed.w.k // 2))
+    z = fixed.relu()
+    for left in reversed(range(steps)):
+        z = (fixed + conv2d(z, w, padding=packed.s.k // 2)).relu()
+        z = common.as_e4m3(z.float(), packed.z_scale).to(x) if left else half(z)
+        w = weights(packed.s8.w, packed.s8.scale, packed.s.co, packed.s.ci)
+    return z
+
+
 def halves() -> list[str]:
     """The ISAs of this machine that compute in bf16."""
     return [isa for isa in _core.isas() if isa in ("avx512bf16", "amx")]

@@ -19,7 +19,7 @@ import numpy as np
 
 from fastsr import _core
 from fastsr.errors import DeviceError, LimitError, ModelError
-from fastsr.executors import devices, several, stages, tuning
+from fastsr.executors import devices, fp8, several, stages, tuning
 from fastsr.ops import OPS
 from fastsr.plan import INPUT, OUTPUT, Plan
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PRECISIONS = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""tf32: fp32 values whose products are rounded to 10 bits of mantissa"""
+PRECISIONS = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "float16"}
+"""tf32: fp32 values whose products are rounded to 10 bits of mantissa; fp8: fp16, and e4m3 products where fp8.py says"""
 GRAPHS = 8
 """CUDA graphs kept, of the shapes used last; they share one pool of memory"""
 SMALLEST = 16
@@ -62,7 +62,10 @@ class PreparedGpu:
         self.isa = devices.name(self.device)
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
         with on(self.device):
-            self.stages = stages.build(plan, tensors, backends, self.dtype, self.device, precision == "tf32", rivals)
+            samples = fp8.samples(plan, tensors, self.device) if precision == "fp8" else None
+            self.stages = stages.build(
+                plan, tensors, backends, self.dtype, self.device, precision == "tf32", rivals, samples
+            )
         self.choices = tuning.Choices(self.device)
         # Whether backends are timed against each other on the first image of a class of sizes.
         self.measures = rivals and self.device.type == "cuda"
@@ -256,7 +259,7 @@ class PreparedGpu:
         for row in found:
             stage = of[row["out"]]
             chosen = self.choices.of(stage, (1, *shapes[stage.inputs[0]]))
-            who = f"{stage.ways[0].name if chosen is None else chosen.way} {self.precision}"
+            who = f"{stage.ways[0].name if chosen is None else chosen.way} {stage.precision or self.precision}"
             if chosen is not None:
                 who += " tuned"
             if stage.note:
@@ -325,13 +328,17 @@ class GpuExecutor:
     ) -> PreparedGpu | several.Several:
         """Pack a plan for `device`: "cuda", "cuda:1", several GPUs, or "cpu" under TRITON_INTERPRET=1. `threads` is not used.
 
-        Raises DeviceError that says what is missing, ModelError for a broken plan.
+        Raises DeviceError that says what is missing (fp8: compute capability 8.9), ModelError for a broken plan.
         """
         if precision not in PRECISIONS:
             raise DeviceError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)} for a GPU")
         missing = devices.missing(device)
         if missing:
             raise DeviceError(f"device {device!r}: {missing}")
+        places = devices.each(device)
+        for place in places:
+            if precision == "fp8" and (missing := fp8.missing(place)):
+                raise DeviceError(f"precision 'fp8': {missing}")
         made = [
             PreparedGpu(
                 plan,
@@ -343,7 +350,7 @@ class GpuExecutor:
                 tile=tile,
                 memory_limit=memory_limit,
             )
-            for one in devices.each(device)
+            for one in places
         ]
         return made[0] if len(made) == 1 else several.Several(made)
 

@@ -69,7 +69,9 @@ class Stage:
     """(inputs, dtype): the steps by torch in that dtype, what candidates are compared with"""
     capturable: bool = True
     note: str = ""
-    """why an earlier backend does not run it"""
+    """why an earlier backend does not run it, or it is not run in e4m3"""
+    precision: str = ""
+    """where it is not the plan's"""
     frees: tuple[str, ...] = ()
     key: str = field(default="", compare=False)
 
@@ -100,6 +102,7 @@ def build(
     device: torch.device,
     tf32: bool,
     rivals: bool = False,  # every backend that supports a step is a way, not the first alone
+    samples: Mapping[str, Tensor] | None = None,  # of precision fp8, by fp8.samples
 ) -> list[Stage]:
     """The stages of a plan, in order; every step is in exactly one."""
     found: list[Stage] = []
@@ -109,6 +112,9 @@ def build(
         stage = None
         if "triton" in backends and _module("triton", "shallow"):
             stage = _fused(steps, readers, weights, dtype, device, tf32)
+        if samples is not None:
+            stage = replace(stage, precision="fp16") if stage else None
+            stage = stage or _in_e4m3(steps[0], weights, backends, dtype, device, samples, rivals)
         stage = stage or _single(steps[0], weights, backends, dtype, device, tf32, rivals)
         found.append(stage)
         del steps[: len(stage.steps)]
@@ -117,6 +123,26 @@ def build(
         replace(stage, frees=tuple(name for name in dict.fromkeys(stage.inputs) if last[name] == i))
         for i, stage in enumerate(found)
     ]
+
+
+def _in_e4m3(
+    step: Step,
+    weights: Mapping[str, Tensor],
+    backends: Sequence[str],
+    dtype: torch.dtype,
+    device: torch.device,
+    samples: Mapping[str, Tensor],
+    rivals: bool,
+) -> Stage:
+    """A step by Triton's kernel in e4m3, where it has one that can; else in fp16, and the stage says so."""
+    sample, note = samples.get(step.out), ""
+    if sample is not None and "triton" in backends:
+        found = _single(step, weights, ("triton",), dtype, device, False, False, sample)
+        if found.ways[0].name == "triton":
+            return replace(found, key=f"{found.key} fp8")
+        note = found.note
+    found = _single(step, weights, backends, dtype, device, False, rivals)
+    return replace(found, precision="fp16", note=note or found.note)
 
 
 def _module(backend: str, name: str) -> Any:
@@ -145,8 +171,9 @@ def _single(
     device: torch.device,
     tf32: bool,
     rivals: bool,
+    sample: Tensor | None = None,
 ) -> Stage:
-    """One step by the first backend that has it, or by all that have."""
+    """One step by the first backend that has it, or by all that have; with a sample of its input, in e4m3."""
     plain = _plain((step,), weights, device, tf32)
 
     def by_torch(packed: Any, inputs: Sequence[Tensor], config: Any) -> Tensor:
@@ -154,7 +181,7 @@ def _single(
 
     found: list[Way] = []
     notes: list[str] = []
-    for way in _kernels(step, weights, backends, dtype, device, tf32, notes):
+    for way in _kernels(step, weights, backends, dtype, device, tf32, sample, notes):
         try:
             if not found:
                 way.packed  # noqa: B018  # that it can be compiled and loaded is found out now
@@ -185,13 +212,14 @@ def _kernels(
     dtype: torch.dtype,
     device: torch.device,
     tf32: bool,
+    sample: Tensor | None,
     notes: list[str],  # why a backend before the first one does not run it, is added
 ) -> Iterator[Way]:
     """Our kernels for a step, in the order of the backends."""
     import torch
 
     mine, shapes = _weights(step, weights), _shapes(step, weights)
-    params = {**step.params, **({"tf32": True} if tf32 else {})}
+    params = {**step.params, **({"tf32": True} if tf32 else {}), **({} if sample is None else {"fp8": sample})}
     none_yet = True
     for backend in backends:
         kernel = None if backend == "torch" else _module(backend, step.op)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Measure = Callable[[Callable[[], Any]], float]
 """a launch -> its seconds"""
 FACTOR = 2.0
-FLOOR = {"fp32": 2.0**-22, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8}
+FLOOR = {"fp32": 2.0**-22, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8, "fp8": 2.0**-4}
 """one rounding of the output's size: where plain torch happens to be exact, a candidate need not be"""
 CROP = 72
 """side of what is compared with float64, which takes GPUs long: several tiles, the last ones in part"""
@@ -156,7 +156,7 @@ def _precision(stage: Stage) -> tuple[str, torch.dtype]:
         "bfloat16": ("bf16", torch.bfloat16),
     }
     precision, dtype = next(names[word] for word in words if word in names)
-    return "tf32" if "tf32" in words else precision, dtype
+    return next((word for word in ("tf32", "fp8") if word in words), precision), dtype
 
 
 def _seconds(launch: Callable[[], Any]) -> float:

@@ -6,6 +6,7 @@
     launch(packed, *inputs [N, C, H, W], config=None, **params) -> [N, C', H', W']
 
 Values of at most 4 channels are images and stay fp32; wider ones are channels_last in the working dtype. `pack` finds
-"tf32" in `params` where fp32 products may be rounded to tf32. `conv_gemm` and `conv_image` are convolutions that several
+"tf32" in `params` where fp32 products may be rounded to tf32, and "fp8" where products may be of e4m3: the step's input on
+a sample image [1, C, h, w] fp32, from which scales are taken. `conv_gemm` and `conv_image` are convolutions that several
 ops share, `shallow` is a run of conv2d steps in one kernel.
 """

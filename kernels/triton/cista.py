@@ -4,6 +4,9 @@
 shapes   y [N, H, W, n0]   Wl [9, n0, m0]   S [9, m0, m0]   w, z [N, H, W, m0]       working dtype, sums in fp32
 work     1 + K launches of conv_gemm: w once, then the recursions with + w and relu in the epilogue. The first recursion
          reads relu(w), which is not stored; the others go to and fro between two buffers; S is packed once
+fp8      (params["fp8"] = y of a sample image) S and the z of all recursions but the first's and the last's in e4m3, S
+         scaled by output channel, z by one power of two from the sample; w, the sums and the last z as ever. The
+         recursion contracts: it forgets what z was rounded to, and only the rounding of S stays.
 cost     18 m0 m0 K FLOP a pixel; HBM reads 2 m0 (z, w) and writes m0 numbers a pixel and recursion: with m0 = 256 in
          fp16 29.5 MFLOP and 38.4 kB in 25 recursions, 768 FLOP a byte: bound by products. Not measured on a GPU.
 """
@@ -17,7 +20,7 @@ from typing import Any
 import torch
 
 from . import conv_gemm
-from .common import Config, capability, empty, refuse_dtype
+from .common import E4M3, Config, capability, e4m3_scale, empty, refuse_dtype, refuse_e4m3
 
 NARROW = 8  # of fewer channels a padded product is mostly zeros
 
@@ -26,13 +29,15 @@ NARROW = 8  # of fewer channels a padded product is mostly zeros
 class Packed:
     w: conv_gemm.Packed
     s: conv_gemm.Packed
+    s8: conv_gemm.Packed | None  # e4m3
+    z_scale: float
 
 
 def supports(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> str | None:
     m0, n0 = shapes["w"][:2]
     if min(m0, n0) < NARROW:
         return f"{n0} -> {m0} channels are too few for matrix products"
-    return refuse_dtype(dtype)
+    return refuse_dtype(dtype) or refuse_e4m3(params, m0)
 
 
 def pack(
@@ -41,14 +46,28 @@ def pack(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Packed:
-    return Packed(
-        conv_gemm.pack(weights["w"], None, params, dtype, device),
-        conv_gemm.pack(weights["s"], None, params, dtype, device),
-    )
+    w = conv_gemm.pack(weights["w"], None, params, dtype, device)
+    s = conv_gemm.pack(weights["s"], None, params, dtype, device)
+    if "fp8" not in params:
+        return Packed(w, s, None, 1.0)
+    z_scale = e4m3_scale(_largest(weights, params["fp8"], params["steps"]))
+    return Packed(w, s, conv_gemm.pack_e4m3(weights["s"], z_scale, device), z_scale)
+
+
+def _largest(weights: Mapping[str, torch.Tensor], y: torch.Tensor, steps: int) -> torch.Tensor:
+    """The largest number of each z on a sample."""
+    w, s = (weights[role].to(y) for role in ("w", "s"))
+    r = w.shape[-1] // 2
+    fixed = torch.nn.functional.conv2d(y, w, padding=r)
+    found = [fixed.relu()]
+    for _ in range(steps):
+        found.append((fixed + torch.nn.functional.conv2d(found[-1], s, padding=s.shape[-1] // 2)).relu())
+    return torch.stack([z.max() for z in found])
 
 
 def candidates(packed: Packed, device: torch.device) -> list[Config]:
-    return conv_gemm.candidates(packed.s.w.dtype, packed.s.ci, packed.s.co, capability(device))
+    s = packed.s8 or packed.s
+    return conv_gemm.candidates(s.w.dtype, s.ci, s.co, capability(device))
 
 
 def scratch(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], size: int) -> int:
@@ -69,18 +88,25 @@ def launch(
         return conv_gemm.launch(packed.w, y, activation="relu")
     fixed = empty(n, m0, h, w, dtype, y.device)
     conv_gemm.launch(packed.w, y, out=fixed)
-    buffers = [empty(n, m0, h, w, dtype, y.device) for _ in range(min(steps, 2))]
+    out = empty(n, m0, h, w, dtype, y.device)
+    # z goes to and fro between two buffers, of which the output is one unless they are e4m3.
+    if packed.s8:
+        buffers = [empty(n, m0, h, w, E4M3, y.device) for _ in range(2)]
+    else:
+        buffers = [out, empty(n, m0, h, w, dtype, y.device)]
     z, before = fixed, "relu"
-    for i in range(steps):
+    for left in reversed(range(steps)):
+        s = packed.s8 if packed.s8 and z is not fixed else packed.s
         z = conv_gemm.launch(
-            packed.s,
+            s,
             z,
             fixed,
-            buffers[i % 2],
+            buffers[left % 2] if left else out,
             input_activation=before,
             activation="relu",
             sum_inside=True,
-            config=config,
+            y_scale=packed.z_scale,
+            config=config if s is (packed.s8 or packed.s) else None,
         )
         before = "none"
     return z

@@ -7,6 +7,7 @@ a 64-bit scalar per program plus 32-bit ones inside its tile, so that images may
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ OUTSIDE, INSIDE = 1, 2  # a residual added after the activation, or before it
 IMAGE = 4
 """values of at most so many channels are images, fp32 in every precision"""
 WORKING = (torch.float32, torch.float16, torch.bfloat16)
+E4M3 = torch.float8_e4m3fn
+LARGEST = 448.0
+"""of e4m3, whose numbers have 4 bits from 2^-6 on"""
+HEADROOM = 8.0
+"""how far an image's values may lie above those of the sample that scales come from; beyond it they saturate"""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,30 @@ def processors(device: torch.device) -> int:
 def dot_precision(dtype: torch.dtype, params: Mapping[str, Any]) -> str:
     """`input_precision` of tl.dot: it matters for fp32 only."""
     return "tf32" if dtype == torch.float32 and params.get("tf32") else "ieee"
+
+
+def refuse_e4m3(params: Mapping[str, Any], *channels: int) -> str | None:
+    """Why products that are asked for in e4m3 cannot be."""
+    odd = [c for c in channels if c % 16]
+    return f"{odd[0]} channels: e4m3 takes multiples of 16" if "fp8" in params and odd else None
+
+
+def e4m3_scale(sample: torch.Tensor) -> float:
+    """The power of two that a tensor is divided by to become e4m3."""
+    largest = float(sample.abs().max())
+    return 2.0 ** math.ceil(math.log2(largest * HEADROOM / LARGEST)) if largest > 0 else 1.0
+
+
+def as_e4m3(x: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
+    """x / scale in e4m3, saturated."""
+    return (x / scale).clamp(-LARGEST, LARGEST).to(E4M3)
+
+
+def weights_e4m3(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights [Co, Ci, k, k] as e4m3, and what each output channel was divided by [Co]."""
+    scale = w.abs().amax((1, 2, 3)) / LARGEST
+    scale = torch.where(scale > 0, scale, 1.0)
+    return as_e4m3(w, scale[:, None, None, None]), scale
 
 
 def refuse_dtype(dtype: torch.dtype) -> str | None:
@@ -115,6 +145,14 @@ def act_as(x, ACT: tl.constexpr, slope):
     if ACT == 0:
         return x
     return act(x.to(tl.float32), ACT, slope).to(x.dtype)
+
+
+@triton.jit
+def stored_as(x, times, dtype: tl.constexpr):
+    """fp32 in the type of an output; e4m3 is scaled, and saturates."""
+    if dtype == tl.float8e4nv:
+        x = tl.minimum(tl.maximum(x * times, -448.0), 448.0)
+    return x.to(dtype)
 
 
 @triton.jit

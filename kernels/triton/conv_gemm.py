@@ -2,6 +2,8 @@
 """conv_gemm   y = act(w * act_in(x) + b [+ r]) [+ r]       k x k, stride 1, implicit GEMM, for conv2d and cista
 
 shapes   x [N, H, W, Ci]   w [k k, Ci, Co']   b [Co'] fp32   r, y [N, H, W, Co]   Co' = Co up to a multiple of 16
+         of e4m3 x and w: w [k k, Co', Ci], since 8-bit products read both by channel; sums times scale [Co'] fp32;
+         an e4m3 y is divided by its own scale
 work     one program = a tile of rows x columns pixels times n output channels; k k Ci / k products
          [rows columns, k] . [k, n]; programs of one tile and different channels are neighbours, so that its pixels are
          read from memory once and from L2 otherwise
@@ -9,6 +11,9 @@ cost     2 k k Ci Co FLOP a pixel; HBM reads Ci + writes Co (+ reads Co of r) nu
          every tap fetches its pixels again, 32 KB for 2.1 MFLOP in tiles of 128 pixels x 128 channels (64 FLOP a byte; at
          5.5 TB/s 350 TFLOP/s), 24 KB for 2.1 MFLOP in 256 x 128 (470). Not measured on a GPU. Next: one halo tile in shared
          memory for all nine taps, which Triton cannot address by pixel (kernels/cuda can).
+
+fp8      two times the products a second, and half of what L2 brings: 470 TFLOP/s at 128 x 128 become 940. On sm_90 tensor
+         cores sum e4m3 products in about 14 bits; `IMPRECISE` has each step of the loop added up in fp32 outside of them.
 
 Taps are a loop of run time: unrolled, an fp32 tile takes minutes to compile. The sum runs over taps, then channels, in
 steps of the instruction, whatever the tile: a pixel's value does not depend on where a tile begins.
@@ -27,6 +32,7 @@ import triton.language as tl
 from .common import (
     ACTIVATIONS,
     BORDERS,
+    E4M3,
     INSIDE,
     OUTSIDE,
     Config,
@@ -39,16 +45,19 @@ from .common import (
     empty,
     out_dtype,
     pixels_last,
+    stored_as,
     up,
+    weights_e4m3,
 )
 
 
 @triton.jit
 def conv_gemm(
-    x_ptr, w_ptr, b_ptr, r_ptr, y_ptr, H, W, slope,
+    x_ptr, w_ptr, b_ptr, r_ptr, scale_ptr, y_ptr, H, W, slope, y_times,
     CI: tl.constexpr, CO: tl.constexpr, COP: tl.constexpr, K: tl.constexpr, BORDER: tl.constexpr,
-    ACT_IN: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr,
+    ACT_IN: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, SCALED: tl.constexpr,
     TH: tl.constexpr, TW: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+    WK: tl.constexpr, WN: tl.constexpr, IMPRECISE: tl.constexpr,
 ):  # fmt: skip
     R: tl.constexpr = K // 2
     KB: tl.constexpr = (CI + BK - 1) // BK
@@ -83,12 +92,15 @@ def conv_gemm(
                 a = tl.load(at)
             else:
                 a = tl.load(at, mask=(ci < CI)[None, :], other=0.0)
-        w_at = w_ptr + (tap * CI + ci)[:, None] * COP + co[None, :]
+        w_at = w_ptr + tap * (CI * COP) + ci[:, None] * WK + co[None, :] * WN
         if CI % BK == 0 and COP % BN == 0:
             w = tl.load(w_at)
         else:
             w = tl.load(w_at, mask=(ci < CI)[:, None] & (co < COP)[None, :], other=0.0)
-        acc = tl.dot(act_as(a, ACT_IN, slope).to(w.dtype), w, acc, input_precision=PRECISION)
+        a = act_as(a, ACT_IN, slope).to(w.dtype)
+        acc = tl.dot(a, w, acc, input_precision=PRECISION, max_num_imprecise_acc=IMPRECISE)
+    if SCALED:
+        acc *= tl.load(scale_ptr + co, mask=co < COP, other=0.0)[None, :]
     if BIAS:
         acc += tl.load(b_ptr + co, mask=co < COP, other=0.0)[None, :]
     stored = ((y0 + my < H) & (x0 + mx < W))[:, None] & (co < CO)[None, :]
@@ -98,17 +110,18 @@ def conv_gemm(
     else:
         r = tl.load(r_ptr + origin * CO + place, mask=stored, other=0.0).to(tl.float32)
         acc = act(acc + r, ACT, slope) if RESIDUAL == 2 else act(acc, ACT, slope) + r
-    tl.store(y_ptr + origin * CO + place, acc.to(y_ptr.dtype.element_ty), mask=stored)
+    tl.store(y_ptr + origin * CO + place, stored_as(acc, y_times, y_ptr.dtype.element_ty), mask=stored)
 
 
 @dataclass(frozen=True)
 class Packed:
-    w: torch.Tensor  # [k k, Ci, Co'] working dtype
+    w: torch.Tensor  # [k k, Ci, Co'] working dtype, or e4m3, by channels in
     b: torch.Tensor | None  # [Co'] fp32
     ci: int
     co: int
     k: int
     precision: str
+    scale: torch.Tensor | None = None  # [Co'] fp32: of e4m3 products
 
 
 def pack(
@@ -125,6 +138,19 @@ def pack(
     return Packed(packed, as_bias(b, cop, device), ci, co, k, dot_precision(dtype, params))
 
 
+def pack_e4m3(
+    w: torch.Tensor,  # [Co, Ci, k, k] fp32
+    x_scale: float,  # of the e4m3 input
+    device: torch.device,
+) -> Packed:
+    co, ci, k, _ = w.shape
+    cop = up(co, 16)
+    rounded, scale = weights_e4m3(w.to(device))
+    packed = torch.zeros((k * k, cop, ci), dtype=E4M3, device=device)
+    packed[:, :co] = rounded.permute(2, 3, 0, 1).reshape(k * k, co, ci)
+    return Packed(packed.transpose(1, 2), None, ci, co, k, "ieee", as_bias(scale * x_scale, cop, device))
+
+
 def candidates(dtype: torch.dtype, ci: int, co: int, arch: int) -> list[Config]:
     """The default first. Tiles of exact fp32 products stay small: they are unrolled into single instructions."""
     if dtype == torch.float32:
@@ -132,6 +158,10 @@ def candidates(dtype: torch.dtype, ci: int, co: int, arch: int) -> list[Config]:
         return [Config(8, 8, n, 16, 4, 2), Config(4, 8, n, 16, 4, 2), Config(8, 16, n, 16, 8, 2)]
     n = 16 if co <= 16 else 32 if co <= 32 else 64 if co <= 64 else 128
     k = 16 if ci <= 16 else 32 if ci <= 32 else 64
+    if dtype == E4M3:
+        # The same bytes a step as in fp16. Sums are kept twice (`IMPRECISE`): larger tiles spill.
+        k = 32 if ci <= 32 else 64 if ci <= 64 else 128
+        return [Config(8, 16, n, k, 8, 3), Config(8, 16, n, min(k, 64), 8, 4), Config(8, 8, n, k, 4, 3)]
     if n == 128:
         # 3 stages of 32 KB: two programs a processor of sm_90 and sm_100, and one where 99 KB are all.
         found = [Config(8, 16, 128, k, 8, 3), Config(8, 16, 64, k, 4, 3), Config(8, 8, 128, k, 4, 3)]
@@ -155,6 +185,7 @@ def launch(
     activation: str = "none",
     sum_inside: bool = False,
     slope: float = 0.0,
+    y_scale: float = 1.0,
     config: Config | None = None,
 ) -> torch.Tensor:  # [N, Co, H, W]
     n, _, h, w = x.shape
@@ -166,9 +197,9 @@ def launch(
     cop = p.w.shape[2]
     grid = (triton.cdiv(h, c.rows) * triton.cdiv(w, c.columns) * triton.cdiv(cop, c.n), n)
     conv_gemm[grid](
-        x, p.w, p.b, residual, out, h, w, slope, p.ci, p.co, cop, p.k, BORDERS[border],
+        x, p.w, p.b, residual, p.scale, out, h, w, slope, 1 / y_scale, p.ci, p.co, cop, p.k, BORDERS[border],
         ACTIVATIONS[input_activation], ACTIVATIONS[activation], p.b is not None,
-        0 if residual is None else INSIDE if sum_inside else OUTSIDE,
-        c.rows, c.columns, c.n, c.k, p.precision, **c.how,
+        0 if residual is None else INSIDE if sum_inside else OUTSIDE, p.scale is not None,
+        c.rows, c.columns, c.n, c.k, p.precision, *p.w.stride()[1:], c.k if p.w.dtype == E4M3 else 0, **c.how,
     )  # fmt: skip
     return out

@@ -299,8 +299,8 @@ def test_auto_falls_back_to_the_cpu_with_one_line(
 
 def test_what_a_gpu_executor_refuses() -> None:
     plan, weights = lowered("srcnn_915")
-    with pytest.raises(DeviceError, match="precision 'fp8' is not one of fp32, tf32, fp16, bf16 for a GPU"):
-        executors.get("triton").prepare(plan, weights, precision="fp8")
+    with pytest.raises(DeviceError, match="precision 'int8' is not one of fp32, tf32, fp16, bf16, fp8 for a GPU"):
+        executors.get("triton").prepare(plan, weights, precision="int8")
     with pytest.raises(DeviceError, match="is not cpu, cuda, cuda:N"):
         executors.get("triton").prepare(plan, weights, device="cuda:x")
 

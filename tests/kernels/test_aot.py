@@ -20,7 +20,7 @@ pytest.importorskip("triton")
 
 SCRIPT = Path(__file__).parents[2] / "bench/aot.py"
 PRODUCTS = {"conv_gemm", "conv_image", "pconv", "deconv", "shallow", "score", "project"}
-INSTRUCTION = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
+INSTRUCTION = {80: "mma.sync", 89: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
 SMALL = {"project"}
 """products that may have 16 rows, below the 64 of a warp group"""
 
@@ -58,6 +58,17 @@ def test_every_candidate_compiles_without_spills(arch: int) -> None:
     }
     for row in rows:
         check(row)
+
+
+@pytest.mark.parametrize("arch", [89, 90, 100])
+def test_e4m3_products_use_the_matrix_units(arch: int) -> None:
+    rows = compiled("--arch", str(arch), "--dtype", "fp8", "--only", "cista", "pconv")
+    for row in rows:
+        check(row)
+        assert INSTRUCTION[arch] in row["matrix"], row
+    # Of cista w and the first recursion multiply fp16.
+    assert [row["e4m3"] for row in rows if row["kernel"] == "conv_gemm"] == [False, False, True, True]
+    assert [row["e4m3"] for row in rows if row["kernel"] == "pconv"] == [True]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32", "tf32"])
