@@ -339,12 +339,9 @@ def cmd_bench(
     """Time a model against other engines: interleaved in one run, outputs compared first."""
     from fastsr import benchmark
 
-    w, _, h = size.lower().partition("x")
-    if not (w.isdecimal() and h.isdecimal() and int(w) and int(h)):
-        raise InputError(f"--size {size} is not WIDTHxHEIGHT, for example 640x360")
     report = benchmark.run(
         _default_model(model, None),
-        size=(int(w), int(h)),
+        size=_size(size),
         threads=threads,
         precision=precision,
         engines=engines.split(",") if engines else None,
@@ -363,6 +360,40 @@ def cmd_bench(
         )
     if report["best_peer"]:
         click.echo(f"  {report['ratio']:.2f} times as fast as the best peer, {report['best_peer']}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    w, _, h = text.lower().partition("x")
+    if not (w.isdecimal() and h.isdecimal() and int(w) and int(h)):
+        raise InputError(f"--size {text} is not WIDTHxHEIGHT, for example 640x360")
+    return int(w), int(h)
+
+
+@cli.command("tune")
+@model_option
+@scale_option
+@click.option("--size", default="640x360", show_default=True, metavar="WxH", help="Size of the input.")
+@click.option("--device", default="cuda", show_default=True, metavar="D", help="cuda or cuda:N, an NVIDIA GPU.")
+@precision_option
+@json_option
+@verbose_option
+def cmd_tune(model: str | None, scale: int | None, size: str, device: str, precision: str, as_json: bool) -> None:
+    """Time every kernel of a model on this GPU; the fastest right ones run images of about that size from now on."""
+    from fastsr import load
+
+    w, h = _size(size)
+    rows = load(_default_model(model, scale), scale=scale, device=device, precision=precision).tune(h, w)
+    if as_json:
+        _print_json(rows)
+        return
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        mine = [row for row in rows if row["stage"] == stage]
+        timed = sorted((row for row in mine if row["seconds"]), key=lambda row: row["seconds"])
+        click.echo(f"{stage}: {len(timed)} of {len(mine)} candidates right")
+        for row in timed:
+            config = row["config"]
+            how = " ".join(f"{k}={v}" for k, v in config.items()) if isinstance(config, dict) else config or ""
+            click.echo(f"  {1e3 * row['seconds']:9.3f} ms  {row['way']} {how}".rstrip())
 
 
 @cli.command("train")

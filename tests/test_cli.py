@@ -136,7 +136,7 @@ def cases(photo: Path, model: Path, tmp_path: Path) -> list[tuple[list[object], 
             4,
             f"{photo}: memory_limit=1000000 bytes is too low",
         ),
-        ([*up, photo, "-o", out, "--executor", "gpu"], 6, "executor 'gpu' is not one of"),
+        ([*up, photo, "-o", out, "--executor", "npu"], 6, "executor 'npu' is not one of"),
         ([*up, photo, "-o", out, "--tile", 0], 2, "Invalid value for '--tile'"),
         ([*up, photo], 2, "Missing option '-o'"),
         (["upscale", "-o", out], 2, "Missing argument"),
@@ -221,6 +221,25 @@ def test_eval(run: Run, small_model: Write, photo: Path) -> None:
     code, out, _ = run("eval", "-m", "bicubic", "--scale", 2, "--data", photo.parent)
     assert "bicubic" in out
     assert "PSNR" in out
+
+
+def test_tune(run: Run, small_model: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = run("tune", "-m", small_model(), "--device", "cpu")
+    assert code == 6
+    assert_one_line(err, "executor 'cpu' has nothing to tune")
+    asked = []
+
+    def tune(self: fastsr.Upscaler, h: int, w: int, n: int = 1) -> list[dict[str, Any]]:
+        asked.append((h, w))
+        rows = [(None, 2e-3), ({"rows": 8, "warps": 4}, 1e-3), ("wgmma", None)]
+        return [{"stage": "conv2d 3", "way": "triton", "config": config, "seconds": s} for config, s in rows]
+
+    monkeypatch.setattr(fastsr.Upscaler, "tune", tune)
+    code, out, _ = run("tune", "-m", small_model(), "--device", "cpu", "--size", "64x36")
+    assert (code, asked) == (0, [(36, 64)])
+    lines = ["conv2d 3: 2 of 3 candidates right", "1.000 ms  triton rows=8 warps=4", "2.000 ms  triton"]
+    assert [line.strip() for line in out.splitlines()] == lines
+    assert run("tune", "-m", small_model(), "--size", "64")[0] == 2
 
 
 def test_doctor_and_help(run: Run) -> None:
