@@ -225,7 +225,7 @@ def test_an_output_that_is_too_large_is_refused_at_once(net: Upscaler) -> None:
     [
         ({"device": "tpu"}, DeviceError, "not one of auto, cpu, cuda"),
         ({"device": "cuda", "executor": "cpu"}, DeviceError, "'cpu' does not run on device 'cuda'"),
-        ({"executor": "gpu"}, DeviceError, "not one of cpu, reference, triton, cuda"),
+        ({"executor": "npu"}, DeviceError, "not one of cpu, reference, gpu, triton, cuda"),
         ({"precision": "fp8"}, DeviceError, "'fp8' is not available"),
         ({"threads": 0}, InputError, "threads=0"),
         ({"threads": 2.0}, InputError, "threads=2.0"),
@@ -256,7 +256,7 @@ def test_environment(small_model: Write, monkeypatch: pytest.MonkeyPatch, capsys
     with pytest.raises(InputError, match="FASTSR_THREADS='many'"):
         fastsr.load(path)
     monkeypatch.delenv("FASTSR_THREADS")
-    monkeypatch.setenv("FASTSR_EXECUTOR", "gpu")
+    monkeypatch.setenv("FASTSR_EXECUTOR", "npu")
     with pytest.raises(DeviceError, match="FASTSR_EXECUTOR"):
         fastsr.load(path)
     assert fastsr.load(path, executor="cpu").info()["executor"] == "cpu"

@@ -180,7 +180,8 @@ def candidates(packed: Packed, device: torch.device) -> list[Config]:
         return [Config(8, 8, n, 16, 4, 2), Config(4, 8, n, 16, 4, 2)]
     k = min(mp, cp, 64)
     n = min(cp, 128)
-    stages = 3 if 90 <= capability(device) < 120 else 2
+    hopper = 90 <= capability(device) < 120
+    stages = 3 if hopper else 2
     if packed.scale is not None:
         # Sums are kept twice (`IMPRECISE`): tiles of 64 channels let two programs be resident.
         wide, narrow = Config(8, 16, n, k, 8, stages), Config(8, 16, min(n, 64), k, 8, stages)
@@ -188,7 +189,7 @@ def candidates(packed: Packed, device: torch.device) -> list[Config]:
     return [
         Config(8, 16, n, k, 8, stages),
         Config(8, 16, n, k, 8, 2),
-        Config(8, 8, min(n, 64), min(k, 32), 4, stages),  # wider ones do not fit into registers
+        Config(8, 8, min(n, 64), min(k, 32), 4 if hopper else 8, stages),  # more would not fit into registers
         Config(8, 16, n, min(k, 32), 8, 4),
     ]
 
