@@ -184,11 +184,11 @@ def load(
     "cuda:all", several; "auto", the first GPU if there is one. executor: "auto", "cpu", "reference" (torch); on a GPU
     "gpu", per step what measured faster of "triton" and "cuda" (CUDA C++ before Triton).
     precision: "auto" (fp32), "fp32", or "bf16" (wide convolutions in bfloat16 products summed in fp32: two times as fast
-    where the CPU has AMX, 60 dB from fp32; DeviceError on CPUs without AVX-512-BF16); on a GPU also "fp16", and "tf32",
-    fp32 with products rounded to 10 bits of mantissa, and "fp8", fp16 with 8-bit products (e4m3) in CRNet's recursions and
-    BTSRN's blocks at output size (at most 0.01 dB of PSNR on Set5; DeviceError below compute capability 8.9). threads: default all CPUs this process may use. tile: side of a tile in LR pixels;
-    "auto" takes the whole image at once unless memory_limit (bytes) asks for less, or a GPU's memory does. Pixels never
-    depend on either.
+    where the CPU has AMX, 60 dB from fp32; DeviceError on CPUs without AVX-512-BF16); on a GPU also "fp16", "tf32", fp32
+    with products rounded to 10 bits of mantissa, and "fp8", fp16 with 8-bit products (e4m3) in CRNet's recursions and
+    BTSRN's blocks at output size (at most 0.01 dB of PSNR on Set5; DeviceError below compute capability 8.9).
+    threads: default all CPUs this process may use. tile: side of a tile in LR pixels; "auto" takes the whole image at once
+    unless memory_limit (bytes) asks for less, or a GPU's memory does. Pixels never depend on either.
     self_ensemble: mean over 8 flips and turns, 8 times the work.
     Variables FASTSR_EXECUTOR and FASTSR_THREADS give the defaults of executor and threads; FASTSR_LOG=1 reports on stderr.
 
