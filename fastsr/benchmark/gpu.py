@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fastsr.benchmark import best, natural
-from fastsr.benchmark.natural import Stage, Wrap
+from fastsr.benchmark.natural import Stage, Values, Wrap
 from fastsr.executors import stages
 from fastsr.executors.gpu import PRECISIONS, GpuExecutor, PreparedGpu
 from fastsr.plan import INPUT, OUTPUT, Plan, Step
@@ -66,32 +66,30 @@ def compiled(
 
     tensors = {name: place(name, value) for name, value in weights.items()}
     wrap = wrap or (lambda function: torch.compile(function, dynamic=False, mode="max-autotune"))
-    found: list[tuple[Stage, bool]] = []
-    for stage, step in zip(natural.stages(plan.steps, tensors, wrap), _groups(plan), strict=True):
-        if step is None:
-            found.append((stage, dtype != torch.float32))
+
+    def anchored(step: Step, weights: Mapping[str, Tensor], wrap: Wrap) -> Stage:
+        if best_anchored:
+            inner = best.anchored_stage(step, weights, wrap, compiled=True)
         else:
-            found.append((best.anchored_stage(step, tensors, wrap, compiled=True) if best_anchored else stage, False))
+            inner = natural.anchored_stage(step, weights, wrap)
+
+        def stage(values: Values) -> None:
+            with torch.autocast(torch.device(device).type, enabled=False):
+                inner(values)
+
+        return stage
+
+    found = natural.stages(plan.steps, tensors, wrap, anchored)
 
     def run(x: Tensor) -> Tensor:
         values = {INPUT: x.contiguous(memory_format=torch.channels_last)}
-        for stage, half in found:
-            with torch.no_grad(), torch.autocast(x.device.type, dtype=dtype if half else None, enabled=half):
+        half = dtype != torch.float32
+        with torch.no_grad(), torch.autocast(x.device.type, dtype=dtype if half else None, enabled=half):
+            for stage in found:
                 stage(values)
         return values[OUTPUT].float()
 
     return run
-
-
-def _groups(plan: Plan) -> list[Step | None]:
-    """The anchored step, or None for a run of others, in the order of natural.stages."""
-    found: list[Step | None] = []
-    for step in plan.steps:
-        if step.op == ANCHORED:
-            found.append(step)
-        elif not found or found[-1] is not None:
-            found.append(None)
-    return found
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:

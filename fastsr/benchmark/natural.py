@@ -99,7 +99,12 @@ def anchored_stage(step: Step, weights: Mapping[str, Tensor], wrap: Wrap) -> Sta
     return stage
 
 
-def stages(steps: Sequence[Step], weights: Mapping[str, Tensor], wrap: Wrap) -> list[Stage]:
+def stages(
+    steps: Sequence[Step],
+    weights: Mapping[str, Tensor],
+    wrap: Wrap,
+    anchored: Callable[[Step, Mapping[str, Tensor], Wrap], Stage] = anchored_stage,
+) -> list[Stage]:
     """The plan as stages, each reading and writing named values."""
     found: list[Stage] = []
     plain: list[Step] = []
@@ -110,7 +115,7 @@ def stages(steps: Sequence[Step], weights: Mapping[str, Tensor], wrap: Wrap) -> 
         if plain:
             found.append(plain_stage(tuple(plain), weights, wrap))
             plain = []
-        found.append(anchored_stage(step, weights, wrap))
+        found.append(anchored(step, weights, wrap))
     if plain:
         found.append(plain_stage(tuple(plain), weights, wrap))
     return found

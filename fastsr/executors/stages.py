@@ -180,17 +180,14 @@ def _single(
         return plain(inputs, dtype)
 
     found: list[Way] = []
-    notes: list[str] = []
-    for way in _kernels(step, weights, backends, dtype, device, tf32, sample, notes):
-        try:
-            if not found:
-                way.packed  # noqa: B018  # that it can be compiled and loaded is found out now
-        except RuntimeError as e:
-            notes.append(f"{way.name}: {e}")
-            continue
-        found.append(way)
-        if not rivals:
-            break
+    note = ""
+    for backend, way in _kernels(step, weights, backends, dtype, device, tf32, sample):
+        if not found and (reason := _unusable(way)):
+            note = note or f"{backend}: {reason}"
+        elif isinstance(way, Way):
+            found.append(way)
+            if not rivals:
+                break
     alone = not found
     if alone or step.op in BY_LIBRARY:
         found.append(Way("torch", lambda: None, by_torch, lambda packed: ()))
@@ -200,7 +197,7 @@ def _single(
         step.inputs,
         plain,
         capturable=not alone or step.op not in SYNCHRONOUS,
-        note=notes[0] if notes else "",
+        note=note,
         key=f"{'/'.join(way.name for way in found)} {_key((step,), weights, dtype, tf32)}",
     )
 
@@ -213,33 +210,41 @@ def _kernels(
     device: torch.device,
     tf32: bool,
     sample: Tensor | None,
-    notes: list[str],  # why a backend before the first one does not run it, is added
-) -> Iterator[Way]:
-    """Our kernels for a step, in the order of the backends."""
+) -> Iterator[tuple[str, Way | str]]:
+    """The backends that have a kernel for a step, in order, each with its way or with why the kernel declines."""
     import torch
 
     mine, shapes = _weights(step, weights), _shapes(step, weights)
     params = {**step.params, **({"tf32": True} if tf32 else {}), **({} if sample is None else {"fp8": sample})}
-    none_yet = True
     for backend in backends:
         kernel = None if backend == "torch" else _module(backend, step.op)
         if kernel is None:
             continue
         working = torch.float32 if (backend, step.op) in TYPED_AS_IMAGES else dtype
         reason = kernel.supports(params, shapes, working)
-        if reason:
-            if none_yet:
-                notes.append(f"{backend}: {reason}")
-            continue
-        none_yet = False
-        yield _way(
+        yield (
             backend,
-            kernel,
-            lambda kernel=kernel, working=working: kernel.pack(mine, params, working, device),  # type: ignore[misc]
-            dict(step.params),
-            device,
-            kernel.scratch(params, shapes, dtype.itemsize) if hasattr(kernel, "scratch") else 0,
+            reason
+            or _way(
+                backend,
+                kernel,
+                lambda kernel=kernel, working=working: kernel.pack(mine, params, working, device),  # type: ignore[misc]
+                dict(step.params),
+                device,
+                kernel.scratch(params, shapes, dtype.itemsize) if hasattr(kernel, "scratch") else 0,
+            ),
         )
+
+
+def _unusable(way: Way | str) -> str:
+    """Why a way cannot be the first: its kernel declines, or cannot be compiled and loaded, which is found out here."""
+    if isinstance(way, str):
+        return way
+    try:
+        way.packed  # noqa: B018
+    except RuntimeError as e:
+        return str(e)
+    return ""
 
 
 def _way(
