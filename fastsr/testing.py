@@ -9,7 +9,10 @@ to the error of plain torch at the same precision.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -194,3 +197,13 @@ def _assert_everywhere(run: Callable[..., np.ndarray], reference: np.ndarray) ->
         assert_matches(results[0], reference)
         for setting, result in zip(SETTINGS, results, strict=True):
             assert result.tobytes() == results[0].tobytes(), f"{isa}: {setting} changed the output"
+
+
+def script(path: Path) -> ModuleType:
+    """A file that belongs to no package, such as those of bench/, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

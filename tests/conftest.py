@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +22,7 @@ from hypothesis import HealthCheck, settings
 from fastsr import modelfile
 from fastsr.executors import devices
 from fastsr.plan import Plan, Step
+from fastsr.testing import script
 
 settings.register_profile(
     "fastsr", max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -53,12 +53,7 @@ def device(request: pytest.FixtureRequest) -> Any:
 @lru_cache
 def _interpreter() -> ModuleType:
     """tests/interpreter.py; tests are no package."""
-    spec = importlib.util.spec_from_file_location("interpreter", Path(__file__).parent / "interpreter.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(Path(__file__).parent / "interpreter.py")
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from fastsr.benchmark import cases, engines, photo
 from fastsr.errors import DeviceError, FastsrError, InputError
 from fastsr.plan import Plan, Step
 from fastsr.testing import conv_weights
+from fastsr.testing import script as load_script
 
 ROOT = Path(__file__).parents[1]
 EAGER = [name for name in benchmark.ENGINES if "compile" not in name and name not in engines.FOREIGN]
@@ -26,12 +27,7 @@ EAGER = [name for name in benchmark.ENGINES if "compile" not in name and name no
 
 def script(name: str) -> types.ModuleType:
     """A file of bench/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "bench" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "bench" / f"{name}.py")
 
 
 def test_photo_is_seeded_and_in_range() -> None:

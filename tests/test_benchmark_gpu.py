@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import types
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,11 @@ from fastsr import executors  # noqa: E402
 from fastsr.benchmark import cases, gpu  # noqa: E402
 from fastsr.executors import tuning  # noqa: E402
 from fastsr.families.crnet import CRNetA  # noqa: E402
-from fastsr.testing import TOLERANCE, rng  # noqa: E402
+from fastsr.testing import TOLERANCE, rng, script  # noqa: E402
 
 
 def bench_gpu() -> types.ModuleType:
-    path = Path(__file__).parents[1] / "bench/bench_gpu.py"
-    spec = importlib.util.spec_from_file_location("bench_gpu", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(Path(__file__).parents[1] / "bench/bench_gpu.py")
 
 
 def plans() -> dict[str, tuple[Any, dict[str, np.ndarray]]]:

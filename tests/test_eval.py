@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +14,7 @@ from PIL import Image
 import fastsr
 from fastsr import InputError, _core, metrics
 from fastsr.evaluate import evaluate, evaluate_folder, protocol
-from fastsr.testing import rng
+from fastsr.testing import rng, script
 
 
 def save(path: Path, mode: str = "RGB", size: tuple[int, int] = (25, 22), seed: int = 0) -> np.ndarray:
@@ -40,12 +39,7 @@ def test_the_shipped_models_have_the_psnr_they_claim(shared: Path) -> None:
 
 @pytest.fixture(scope="module")
 def matlab(shared: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("matlab_resize", shared / "tools/matlab_resize.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(shared / "tools/matlab_resize.py")
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +20,7 @@ from fastsr.executors import fp8, tuning  # noqa: E402
 from fastsr.executors.gpu import GpuExecutor, PreparedGpu  # noqa: E402
 from fastsr.families.btsrn import BTSRN  # noqa: E402
 from fastsr.families.crnet import CRNetA, CRNetB  # noqa: E402
-from fastsr.testing import rng  # noqa: E402
+from fastsr.testing import rng, script  # noqa: E402
 
 
 def prepare(model: Any, device: Any, executor: str = "triton", precision: str = "fp8") -> PreparedGpu:
@@ -90,13 +89,7 @@ def test_tuning_compares_with_what_e4m3_resolves(device: Any, tmp_path: Path) ->
 
 
 def _bench() -> ModuleType:
-    path = Path(__file__).parents[2] / "bench/fp8_quality.py"
-    spec = importlib.util.spec_from_file_location("fp8_quality", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(Path(__file__).parents[2] / "bench/fp8_quality.py")
 
 
 @pytest.mark.parametrize("name", ["btsrn_x3", "crnet_a_small_x3", "crnet_b_small_x3"])
