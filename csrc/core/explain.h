@@ -8,8 +8,8 @@ namespace fastsr {
 
 struct StepReport {
   StepFacts facts;
-  std::string who;                         // kernel, ISA and algorithm
-  int64_t bytes;                           // read and written, of fp32
+  std::string who;                        // kernel, ISA and algorithm
+  int64_t bytes;                          // read and written, of fp32
   int64_t task_height, task_width, band;  // of the segment's output, in pixels
 };
 

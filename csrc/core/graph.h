@@ -22,8 +22,8 @@ struct Node {
   const Rule* rule;
   Spec spec;
   std::vector<Use> uses;
-  int out;    // the value it makes
-  int step;   // of the plan
+  int out;     // the value it makes
+  int step;    // of the plan
   Step given;  // names, so that other weights can take the place of these
 };
 

@@ -29,14 +29,12 @@ struct Params {
 };
 
 // Declares NAME(spec): the numbers of type T in a Spec.
-#define FASTSR_PARAMS(T, NAME)                                                                      \
-  static_assert(sizeof(T) <= sizeof(Params), "csrc/core/kernel.h: Params is too small");            \
-  static inline __attribute__((always_inline)) const T& NAME(const Spec& spec) {                    \
-    return *reinterpret_cast<const T*>(spec.params.bytes);                                          \
-  }                                                                                                 \
-  static inline __attribute__((always_inline)) T& NAME(Spec& spec) {                                \
-    return *reinterpret_cast<T*>(spec.params.bytes);                                                \
-  }
+#define FASTSR_PARAMS(T, NAME)                                                           \
+  static_assert(sizeof(T) <= sizeof(Params), "csrc/core/kernel.h: Params is too small"); \
+  static inline __attribute__((always_inline)) const T& NAME(const Spec& spec) {         \
+    return *reinterpret_cast<const T*>(spec.params.bytes);                               \
+  }                                                                                      \
+  static inline __attribute__((always_inline)) T& NAME(Spec& spec) { return *reinterpret_cast<T*>(spec.params.bytes); }
 
 // One step: what its op's rule parsed, then what the compiler decided.
 struct Spec {

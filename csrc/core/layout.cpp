@@ -11,7 +11,7 @@ namespace fastsr {
 
 namespace {
 
-constexpr size_t kSlack = 64;  // floats that kernels may read past a row (core/kernel.h)
+constexpr size_t kSlack = 64;        // floats that kernels may read past a row (core/kernel.h)
 constexpr int64_t kInputSlack = 16;  // floats that a Source may write past a row (core/io.h)
 constexpr size_t kPlanesBytes = size_t{128} << 20;
 constexpr int64_t kHalo = 16;  // a strip has at least so many times the radius: an eighth of the work twice at most
@@ -70,7 +70,7 @@ struct Sizes {
 struct Survey {
   const Program& program;
   int64_t h, w;
-  std::vector<Sizes> sizes;  // per segment
+  std::vector<Sizes> sizes;   // per segment
   std::vector<Extent> plane;  // per value
 
   Survey(const Program& p, const Layout& layout) : program(p), h(layout.h), w(layout.w), plane(p.graph.values.size()) {
@@ -87,7 +87,8 @@ struct Survey {
       const Segment& segment = program.segments[k];
       const Rect& area = areas[index(segment.out)];
       Extent& whole = plane[index(segment.out)];
-      (rows ? whole.height : whole.width) = std::max(rows ? whole.height : whole.width, rows ? height(area) : width(area));
+      (rows ? whole.height : whole.width) =
+          std::max(rows ? whole.height : whole.width, rows ? height(area) : width(area));
       const SegmentLayout& task = layout.segments[k];
       const Grid grid(area, task.height, task.width);
       if (rows) {
@@ -141,7 +142,7 @@ void place_buffers(const Program& program, const Segment& segment, const Sizes& 
   for (size_t b = 0; b < segment.buffers.size(); ++b) {
     const Buffer& buffer = segment.buffers[b];
     if (buffer.origin == Buffer::kPlane && !buffer.bordered) continue;  // read where it lies
-    if (buffer.value == segment.out && !keeps_output) continue;        // written where it lies
+    if (buffer.value == segment.out && !keeps_output) continue;         // written where it lies
     const int64_t row = row_stride_of(most.buffer[b].width + (buffer.origin == Buffer::kInput ? kInputSlack : 0));
     const int64_t channel = channel_stride_of(most.buffer[b].height, row);
     layout.buffers[b] = {top, row, channel};
@@ -169,9 +170,10 @@ Layout make_layout(const Program& program, int64_t h, int64_t w, int64_t tile_h,
   for (const Segment& segment : program.segments) {
     const Extent e = program.graph.extent(segment.out, h, w);
     const int64_t scale = program.graph.values[index(segment.out)].scale;
-    const TaskSize task =
-        choose_task(program, segment, std::min(e.height, layout.tile_h * scale), std::min(e.width, layout.tile_w * scale));
-    layout.segments.push_back({task.height, task.width, task.band, {}, 0, 0, task.work_per_pixel * static_cast<double>(e.height * e.width)});
+    const TaskSize task = choose_task(program, segment, std::min(e.height, layout.tile_h * scale),
+                                      std::min(e.width, layout.tile_w * scale));
+    layout.segments.push_back(
+        {task.height, task.width, task.band, {}, 0, 0, task.work_per_pixel * static_cast<double>(e.height * e.width)});
     total += layout.segments.back().share;
   }
   const Survey survey(program, layout);
@@ -194,8 +196,9 @@ Layout make_layout(const Program& program, int64_t h, int64_t w, int64_t tile_h,
       for (const Buffer& buffer : program.segments[other].buffers)
         if (buffer.value == v) last = other;
     const Extent& most = survey.plane[index(v)];
-    layout.plane_offset[index(v)] = arena.place(buffer_bytes(plane_floats(program.stored[index(v)], most.height, most.width)),
-                                                static_cast<int>(k), static_cast<int>(last));
+    layout.plane_offset[index(v)] =
+        arena.place(buffer_bytes(plane_floats(program.stored[index(v)], most.height, most.width)), static_cast<int>(k),
+                    static_cast<int>(last));
   }
   layout.planes_bytes = arena.top();
   return layout;

@@ -16,11 +16,11 @@ struct Placement {
 };
 
 struct SegmentLayout {
-  int64_t height, width, band;        // of a task's tile of the output, in pixels; rows of it that are made at a time
-  std::vector<Placement> buffers;     // as Segment::buffers
-  size_t kernel_scratch;              // offset of what a kernel works in; it does not outlive a step
-  size_t bytes;                       // of a worker's scratch
-  double share;                       // of the whole work
+  int64_t height, width, band;     // of a task's tile of the output, in pixels; rows of it that are made at a time
+  std::vector<Placement> buffers;  // as Segment::buffers
+  size_t kernel_scratch;           // offset of what a kernel works in; it does not outlive a step
+  size_t bytes;                    // of a worker's scratch
+  double share;                    // of the whole work
 };
 
 struct Layout {

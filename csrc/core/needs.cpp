@@ -64,8 +64,8 @@ Needs needs_of(const Program& program, const Segment& segment, const Rect& out, 
         if (segment.buffers[c].origin == Buffer::kCopy && segment.buffers[c].copy_of == static_cast<int>(b)) {
           if (keep && !empty(need.buffer[c])) need.buffer[c].y0 = std::min(need.buffer[c].y0, keep->buffer[c].y0);
           if (!empty(need.buffer[c]))
-            need.buffer[b] =
-                unite(need.buffer[b], shown_by(need.buffer[c], segment.buffers[c].border, graph.extent(node.out, h, w)));
+            need.buffer[b] = unite(need.buffer[b],
+                                   shown_by(need.buffer[c], segment.buffers[c].border, graph.extent(node.out, h, w)));
         }
       complete(b);
       // On whole granules, so that a cell is never split between two tiles, and down to the end of a block, so that no

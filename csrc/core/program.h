@@ -39,10 +39,11 @@ struct Launch {
 struct Buffer {
   enum Origin { kMade, kInput, kPlane, kCopy };
   int value;
-  Origin origin;  // a step of the segment; an input of the run; a plane, read where it lies if its border is not needed; a buffer
+  Origin
+      origin;  // a step of the segment; an input of the run; a plane, read where it lies if its border is not needed; a buffer
   bool bordered;  // shows a border outside of the image
   Border border;
-  int copy_of;    // kCopy: the buffer of a value that a step of the segment makes, whose readers see different borders
+  int copy_of;  // kCopy: the buffer of a value that a step of the segment makes, whose readers see different borders
 };
 
 struct Segment {

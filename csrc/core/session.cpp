@@ -172,13 +172,15 @@ void Session::run_task(const Run& run, size_t k, const Rect& task, unsigned char
   for (size_t b = 0; b < rows.size(); ++b) {
     const Buffer& buffer = segment.buffers[b];
     // A plane is read where it lies unless its border is.
-    in_place[b] = buffer.origin == Buffer::kPlane
-                      ? !buffer.bordered || contains(image(buffer.value), whole.buffer[b])
-                      : buffer.value == segment.out && !to_sink;
+    in_place[b] = buffer.origin == Buffer::kPlane ? !buffer.bordered || contains(image(buffer.value), whole.buffer[b])
+                                                  : buffer.value == segment.out && !to_sink;
     const Placement& at = layout.buffers[b];
     rows[b].view = in_place[b] ? run.planes[index(buffer.value)]
-                               : View{reinterpret_cast<float*>(scratch + at.offset), at.channel_stride, at.row_stride,
-                                      program.stored[index(buffer.value)], {}};
+                               : View{reinterpret_cast<float*>(scratch + at.offset),
+                                      at.channel_stride,
+                                      at.row_stride,
+                                      program.stored[index(buffer.value)],
+                                      {}};
   }
   // Fills what is new of a buffer that no step of the segment makes.
   const auto fetch = [&](size_t b, const Rect& need) {
@@ -218,10 +220,8 @@ void Session::run_task(const Run& run, size_t k, const Rect& task, unsigned char
             fail(Status::kBadInput, "internal error: a step reads what is not there");
           in[n] = rows[from].part(read);
         }
-        const bool large =
-            in_place[b] && beyond_caches(program.stored[index(node.out)], full.y1, full.x1);
-        launch.kernel->run(
-            {&launch.spec, launch.packed.get(), in, made, scratch + layout.kernel_scratch, large});
+        const bool large = in_place[b] && beyond_caches(program.stored[index(node.out)], full.y1, full.x1);
+        launch.kernel->run({&launch.spec, launch.packed.get(), in, made, scratch + layout.kernel_scratch, large});
       }
       if (buffer.bordered) fill_border(rows[b].view, full.y1, full.x1, buffer.border);
       for (size_t c = b + 1; c < rows.size(); ++c)

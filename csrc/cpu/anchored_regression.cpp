@@ -77,7 +77,8 @@ bool are_halves(const TensorRef& t) {
 size_t packed_bytes(const Spec& spec) {
   const Sizes z(spec);
   const size_t each = are_halves(spec.weights[2]) ? sizeof(uint16_t) : sizeof(float);
-  return static_cast<size_t>(z.projections) * sizeof(float) + static_cast<size_t>(anchored_of(spec).atoms * z.n * z.detail) * each;
+  return static_cast<size_t>(z.projections) * sizeof(float) +
+         static_cast<size_t>(anchored_of(spec).atoms * z.n * z.detail) * each;
 }
 
 void pack(const Spec& spec, void* packed) {

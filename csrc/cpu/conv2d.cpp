@@ -49,9 +49,11 @@ int64_t work_of(const Spec& spec, Variant variant, int64_t h, int64_t w) {
     return operations * blocks * round_up(w, kLanes);
   }
   if (variant == Variant::kTaps)
-    return (co * ci * conv2d_of(spec).kernel * conv2d_of(spec).kernel / kFasterTaps + 4 * (ci + co)) * h * round_up(w, kLanes);
+    return (co * ci * conv2d_of(spec).kernel * conv2d_of(spec).kernel / kFasterTaps + 4 * (ci + co)) * h *
+           round_up(w, kLanes);
   if (variant == Variant::kPoints && spec.bf16) return (co * ci / kFaster + 16 * (ci + co)) * h * round_up(w, kLanes);
-  return (variant == Variant::kFew ? spec.channels_out : co) * ci * conv2d_of(spec).kernel * conv2d_of(spec).kernel * h * round_up(w, kLanes);
+  return (variant == Variant::kFew ? spec.channels_out : co) * ci * conv2d_of(spec).kernel * conv2d_of(spec).kernel *
+         h * round_up(w, kLanes);
 }
 
 Variant variant_of(const Spec& placed) {
@@ -60,15 +62,17 @@ Variant variant_of(const Spec& placed) {
   if (conv2d_of(spec).kernel == 1 && (spec.channels_out > kFew || spec.bf16)) return Variant::kPoints;
   if (spec.channels_out <= kFew) return Variant::kFew;
   // The way with the least work among those there are, or the one that was asked for.
-  Variant best = spec.bf16 && conv2d_of(spec).border == Border::kZero && spec.channels_in >= 16 ? Variant::kTaps : Variant::kDirect;
+  Variant best = spec.bf16 && conv2d_of(spec).border == Border::kZero && spec.channels_in >= 16 ? Variant::kTaps
+                                                                                                : Variant::kDirect;
   const auto consider = [&](Variant variant, Algorithm choice) {
     constexpr int64_t kSide = 96;
-    if (spec.algorithm == choice ||
-        (spec.algorithm == Algorithm::kFastest && work_of(spec, variant, kSide, kSide) < work_of(spec, best, kSide, kSide)))
+    if (spec.algorithm == choice || (spec.algorithm == Algorithm::kFastest &&
+                                     work_of(spec, variant, kSide, kSide) < work_of(spec, best, kSide, kSide)))
       best = variant;
   };
   if (by_columns(spec)) consider(Variant::kColumns, Algorithm::kColumns);
-  if (conv2d_of(spec).kernel == 3 && conv2d_of(spec).border == Border::kZero) consider(Variant::kTiles, Algorithm::kTiles);
+  if (conv2d_of(spec).kernel == 3 && conv2d_of(spec).border == Border::kZero)
+    consider(Variant::kTiles, Algorithm::kTiles);
   return best;
 }
 
@@ -77,7 +81,8 @@ bool bf16(const Spec& given) {
   Spec spec = given;
   spec.bf16 = true;
   const Variant variant = variant_of(spec);
-  return spec.channels_in >= 16 && (variant == Variant::kTiles || variant == Variant::kTaps || variant == Variant::kPoints);
+  return spec.channels_in >= 16 &&
+         (variant == Variant::kTiles || variant == Variant::kTaps || variant == Variant::kPoints);
 }
 
 bool pairs(const Spec& spec) { return spec.bf16; }
@@ -166,7 +171,8 @@ bool streams(const Spec& spec) { return activates(spec); }
 // A copy of the input with its activation, for kernels that read it more than once.
 int64_t copy_floats(const Spec& spec, const Rect& in) {
   if (conv2d_of(spec).input_activation == Activation::kNone || activates(spec)) return 0;
-  return round_up(spec.channels_in * height(in) * round_up(width(in), 16) + 8 * kLanes, 16);  // rows are read past their end
+  return round_up(spec.channels_in * height(in) * round_up(width(in), 16) + 8 * kLanes,
+                  16);  // rows are read past their end
 }
 
 size_t scratch_bytes(const Spec& spec, const Rect& in, const Rect& out) {

@@ -23,7 +23,8 @@ constexpr double kScale[kPoints] = {1, 4, 4, 4, 4, 4, 4, 4};
 
 // Few input channels of 3 x 3 leave too few products to pay for the output transform.
 FASTSR_INLINE bool by_columns(const Spec& spec) {
-  return spec.channels_out >= 8 && (conv2d_of(spec).kernel >= 5 || (conv2d_of(spec).kernel == 3 && spec.channels_in >= 8));
+  return spec.channels_out >= 8 &&
+         (conv2d_of(spec).kernel >= 5 || (conv2d_of(spec).kernel == 3 && spec.channels_in >= 8));
 }
 
 // Offsets in floats from the start of the packed weights: the input transform, then the kernel's.

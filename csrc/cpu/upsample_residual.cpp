@@ -28,12 +28,14 @@ int64_t groups(const Spec& spec) {
 // Bias [groups][G], then weights [i][groups][Ci][G][s], or a matrix of pairs.
 size_t packed_bytes(const Spec& spec) {
   const int64_t padded = groups(spec) * group_of(static_cast<int>(upsample_of(spec).scale));
-  const int64_t weights = spec.bf16 ? upsample_bf16_weights(spec) : padded * spec.channels_in * upsample_of(spec).scale * upsample_of(spec).scale;
+  const int64_t weights = spec.bf16 ? upsample_bf16_weights(spec)
+                                    : padded * spec.channels_in * upsample_of(spec).scale * upsample_of(spec).scale;
   return static_cast<size_t>(round_up(padded, 16) + weights) * sizeof(float);
 }
 
 void pack(const Spec& spec, void* packed) {
-  const int64_t s = upsample_of(spec).scale, g = group_of(static_cast<int>(s)), ci = spec.channels_in, co = spec.channels_out;
+  const int64_t s = upsample_of(spec).scale, g = group_of(static_cast<int>(s)), ci = spec.channels_in,
+                co = spec.channels_out;
   float* bias = static_cast<float*>(packed);
   __builtin_memset(packed, 0, packed_bytes(spec));
   if (spec.weights[1].data) __builtin_memcpy(bias, spec.weights[1].data, static_cast<size_t>(co) * sizeof(float));

@@ -25,7 +25,8 @@ Spec parse(const Step& step, const Weights& weights, const std::vector<int64_t>&
   anchored.kernel = filters.shape[1];
   anchored.patch = 3 * s;
   anchored.atoms = atoms.shape[0];
-  if (filters.shape[2] != anchored.kernel || anchored.kernel % 2 == 0 || anchored.kernel > 31 || anchored.features > 256)
+  if (filters.shape[2] != anchored.kernel || anchored.kernel % 2 == 0 || anchored.kernel > 31 ||
+      anchored.features > 256)
     fail(Status::kBadModel, "anchored_regression: filters have shape [", filters.shape[0], ", ", filters.shape[1], ", ",
          filters.shape[2], "], expected [n <= 256, f, f] with odd f <= 31");
   if (atoms.shape[1] != anchored.features || anchored.atoms > 65536)
@@ -34,8 +35,8 @@ Spec parse(const Step& step, const Weights& weights, const std::vector<int64_t>&
   if (projections.shape[0] != anchored.atoms || projections.shape[1] != anchored.patch * anchored.patch ||
       projections.shape[2] != anchored.features)
     fail(Status::kBadModel, "anchored_regression: projections have shape [", projections.shape[0], ", ",
-         projections.shape[1], ", ", projections.shape[2], "], expected [", anchored.atoms, ", ", anchored.patch * anchored.patch,
-         ", ", anchored.features, "]");
+         projections.shape[1], ", ", projections.shape[2], "], expected [", anchored.atoms, ", ",
+         anchored.patch * anchored.patch, ", ", anchored.features, "]");
   spec.weights[0] = filters;
   spec.weights[1] = atoms;
   spec.weights[2] = projections;
@@ -44,9 +45,7 @@ Spec parse(const Step& step, const Weights& weights, const std::vector<int64_t>&
 
 int64_t upscale(const Spec& spec) { return anchored_of(spec).scale; }
 
-Reading reads(const Spec&, int index) {
-  return index == 1 ? kSamePlace : Reading{Read::kWindow, Border::kSymmetric};
-}
+Reading reads(const Spec&, int index) { return index == 1 ? kSamePlace : Reading{Read::kWindow, Border::kSymmetric}; }
 
 // A cell sees the patches of its LR pixel and of the 8 around it, and their filters reach further.
 Rect needs(const Spec& spec, int index, const Rect& out) {
@@ -61,7 +60,9 @@ int64_t granule(const Spec& spec) { return anchored_of(spec).scale; }
 int64_t flops(const Spec& spec, const Rect& out) {
   const int64_t s = anchored_of(spec).scale, n = anchored_of(spec).features;
   const int64_t patches = (ceil_div(height(out), s) + 2) * (ceil_div(width(out), s) + 2);
-  return 2 * patches * n * (anchored_of(spec).kernel * anchored_of(spec).kernel + anchored_of(spec).atoms + anchored_of(spec).patch * anchored_of(spec).patch);
+  return 2 * patches * n *
+         (anchored_of(spec).kernel * anchored_of(spec).kernel + anchored_of(spec).atoms +
+          anchored_of(spec).patch * anchored_of(spec).patch);
 }
 
 }  // namespace

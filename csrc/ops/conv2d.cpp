@@ -56,7 +56,8 @@ Rect needs(const Spec& spec, int index, const Rect& out) {
 int64_t granule(const Spec&) { return 1; }
 
 int64_t flops(const Spec& spec, const Rect& out) {
-  return 2 * spec.channels_in * spec.channels_out * conv2d_of(spec).kernel * conv2d_of(spec).kernel * height(out) * width(out);
+  return 2 * spec.channels_in * spec.channels_out * conv2d_of(spec).kernel * conv2d_of(spec).kernel * height(out) *
+         width(out);
 }
 
 }  // namespace

@@ -30,7 +30,8 @@ Rect needs(const Spec& spec, int, const Rect& out) {
 int64_t granule(const Spec&) { return 1; }
 
 int64_t flops(const Spec& spec, const Rect& out) {
-  return 2 * 4 * spec.channels_out * (height(out) * width(out) + height(out) * ceil_div(width(out), resize_of(spec).scale));
+  return 2 * 4 * spec.channels_out *
+         (height(out) * width(out) + height(out) * ceil_div(width(out), resize_of(spec).scale));
 }
 
 }  // namespace

@@ -239,7 +239,8 @@ void register_session(py::module_& m) {
           py::arg("weights"))
       .def("explain", &explain, py::arg("h"), py::arg("w"))
       .def(
-          "flops", [](const fastsr::Session& s, int64_t h, int64_t w) { return fastsr::flops(s.program()->graph, h, w); },
+          "flops",
+          [](const fastsr::Session& s, int64_t h, int64_t w) { return fastsr::flops(s.program()->graph, h, w); },
           py::arg("h"), py::arg("w"))
       .def(
           "memory",
