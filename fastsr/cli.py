@@ -410,7 +410,9 @@ def cmd_tune(model: str | None, scale: int | None, size: str, device: str, preci
 @click.option("--sizes", help="Filter sizes, as 9-5-5-3; default: 5-3 (annet, its integration), 9-5-5 (srcnn).")
 @click.option("--rgb", is_flag=True, default=None, help="A network on RGB instead of Y (srcnn).")
 @click.option("--config", help="Sizes of the network, as n0=64,m0=128,steps=15 (btsrn, crnet_a, crnet_b, span).")
-@click.option("--start", type=click.Path(path_type=Path), help="A checkpoint of another scale to begin from (btsrn, span).")
+@click.option(
+    "--start", type=click.Path(path_type=Path), help="A checkpoint of another scale to begin from (btsrn, span)."
+)
 @click.option(
     "--start-at",
     type=click.FloatRange(0),

@@ -24,6 +24,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 MEAN = (0.4488, 0.4371, 0.4040)  # the mean colour of DIV2K
 RANGE = 255.0
+INPUT = (
+    1 / 64
+)  # of Wide's first weight: Adam's steps are as long for every weight, too long for one of inputs up to 255
 ALIGN = 8  # channels that a tensor core takes at once, in half floats
 
 Layer = tuple[Tensor, Tensor]  # weight [Co, Ci, k, k], bias [Co]
@@ -128,9 +131,9 @@ class Wide(SPAN):
         return taps.reshape(n, width, 3, 3, width).permute(0, 1, 4, 2, 3)
 
     def layers(self) -> list[Layer]:
-        ends = [_layer(conv) for conv in (self.enter, self.join, self.leave)]
+        (enter, bias), *ends = [_layer(conv) for conv in (self.enter, self.join, self.leave)]
         body = [(w, _layer(conv)[1]) for w, conv in zip(self.kernels(), self.body(), strict=True)]
-        return [ends[0], *body, *ends[1:]]
+        return [(enter * INPUT, bias), *body, *ends]
 
     def forward(self, lr: Tensor) -> Tensor:
         (enter, *body, join, leave), more = self.layers(), -self.width % ALIGN
@@ -170,9 +173,12 @@ class Wide(SPAN):
             self.enter.weight[torch.arange(3), torch.arange(3), 1, 1] = 1.0
             x = self._scaled(x, self.enter.weight, level)
             carried = self.enter.weight[0, 0, 1, 1].item()
+            self.enter.weight /= INPUT
             for i in range(0, len(self.expand) - 1, 3):
                 a = silu(self._scaled(x, self.contract[i], level, i))
-                c = self._scaled(silu(self._scaled(a, self.contract[i + 1], level, i + 1)), self.contract[i + 2], level, i + 2)
+                c = self._scaled(
+                    silu(self._scaled(a, self.contract[i + 1], level, i + 1)), self.contract[i + 2], level, i + 2
+                )
                 x = (c + x) * (torch.sigmoid(c) - 0.5)
             self._scaled(x, self.contract[-1], level, len(self.expand) - 1)
             nn.init.normal_(self.join.weight, std=0.1 * self.join.weight[0].numel() ** -0.5)

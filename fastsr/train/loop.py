@@ -109,7 +109,8 @@ class _Run:
     def follow(self) -> None:
         """Move the average towards the model; AveragedModel.update_parameters would wait for a GPU's step to finish."""
         with torch.no_grad():
-            mine, its = list(self.ema.module.parameters()), list(self.model.parameters())
+            mine: list[Tensor] = list(self.ema.module.parameters())
+            its: list[Tensor] = list(self.model.parameters())
             if self.ema.n_averaged == 0:
                 torch._foreach_copy_(mine, its)
             else:

@@ -10,6 +10,7 @@ until SQUARE_FROM of the schedule, then the square one, which is what PSNR measu
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ from fastsr.train.loop import Schedule, account, averaged, train
 from fastsr.train.pool import to_device
 
 STEPS = 100_000
-BATCH = {"cpu": Batch(2, 32, lr=1e-3), "cuda": Batch(16, 64, lr=1e-3)}  # sizes of crops of the LR image
+BATCH = {"cpu": Batch(2, 32, lr=1e-3), "cuda": Batch(16, 64, lr=8e-4)}  # sizes of crops of the LR image
 LARGEST = 192  # px: side of a crop of the HR image, which small images have too
 SQUARE_FROM = 0.75
 SQUARE = 20.0  # makes gradients of the square error about as large as those of the absolute one, of some 0.025
@@ -130,7 +131,13 @@ def main(
         return None
     assert isinstance(trained, Wide)
     target = Path(out or f"{name}.safetensors")
-    recipe = account("span", seed, paths, state, started_as=f"{taken} tensors of {Path(start).name}" if taken and start else "bilinear")
+    recipe = account(
+        "span",
+        seed,
+        paths,
+        state,
+        started_as=f"{taken} tensors of {Path(start).name}" if taken and start else "bilinear",
+    )
     write(target, trained, {"name": name, "arch": "span", "config": model.config, "recipe": recipe})
     progress(f"wrote {target}")
     return target
@@ -147,6 +154,19 @@ def write(target: Path, model: Wide, about: Mapping[str, object]) -> None:
     os.replace(temporary, target)
 
 
+def average(checkpoint: Path) -> Wide:
+    """The averaged network, not folded yet, of a checkpoint of this recipe. Raises what torch.load raises on another file."""
+    tensors = averaged(checkpoint)
+    layers, wide, width = tensors["expand"].shape
+    model = Wide(_scale(tensors), width, (layers - 1) // 3, wide // width)
+    model.load_state_dict(tensors)
+    return model
+
+
+def _scale(tensors: Mapping[str, Tensor]) -> int:
+    return math.isqrt(len(tensors["leave.bias"]) // 3)
+
+
 def _take(model: Wide, start: Path, progress: Callable[[str], None]) -> int:
     """Take over the averaged tensors of a checkpoint; none of one that is not there."""
     if not start.exists():
@@ -158,4 +178,4 @@ def _take(model: Wide, start: Path, progress: Callable[[str], None]) -> int:
         raise ModelError(f"{start}: not a checkpoint of a training ({type(e).__name__})") from e
     if "leave.bias" not in saved:
         raise ModelError(f"{start}: not a checkpoint of span")
-    return model.take(saved, round((len(saved["leave.bias"]) / 3) ** 0.5))
+    return model.take(saved, _scale(saved))
