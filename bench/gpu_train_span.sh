@@ -61,8 +61,8 @@ start span_small_x2 2 "$narrow" 0 45
 sleep "${APART:-20}" # these compile first
 start span_x3 3 "$wide" 33 100 --start "$work/span_x2_0.pt"
 start span_x4 4 "$wide" 33 100 --start "$work/span_x2_0.pt"
-start span_small_x3 3 "$narrow" 43 72 --start "$work/span_small_x2_0.pt"
-start span_small_x4 4 "$narrow" 70 99 --start "$work/span_small_x2_0.pt"
+start span_small_x3 3 "$narrow" 46 73 --start "$work/span_small_x2_0.pt"
+start span_small_x4 4 "$narrow" 73 99 --start "$work/span_small_x2_0.pt"
 
 due=$((SECONDS + ${EVERY:-30}))
 while going && [ "$SECONDS" -lt $((limit - 12)) ]; do

@@ -413,12 +413,7 @@ def cmd_tune(model: str | None, scale: int | None, size: str, device: str, preci
 @click.option(
     "--start", type=click.Path(path_type=Path), help="A checkpoint of another scale to begin from (btsrn, span)."
 )
-@click.option(
-    "--start-at",
-    type=click.FloatRange(0),
-    metavar="MINUTES",
-    help="Read --start, and begin, after this time; prepare before (span).",
-)
+@click.option("--start-at", type=click.FloatRange(0), metavar="MINUTES", help="Prepare, and begin then (span).")
 @click.option("--name", help="Of the model files (crnet_a, crnet_b, span).")
 @click.option(
     "--device",
@@ -437,12 +432,7 @@ def cmd_tune(model: str | None, scale: int | None, size: str, device: str, preci
     help="Time to train, over all pieces; the learning rate follows.",
 )
 @click.option("--steps", type=click.IntRange(1), help="Steps to train, over all pieces.")
-@click.option(
-    "--within",
-    type=click.FloatRange(0, min_open=True),
-    metavar="MINUTES",
-    help="Time for all of it, preparation included (span).",
-)
+@click.option("--within", type=click.FloatRange(0, min_open=True), metavar="MINUTES", help="Time for all of it (span).")
 @click.option(
     "--stop-after",
     type=click.FloatRange(0, min_open=True),

@@ -105,7 +105,7 @@ def run(
 class Wide(SPAN):
     """SPAN as it is trained: a kernel W of the body is a product of larger ones (the paper's Conv3XC, figure 3).
 
-        W[o, i, u, v] = sum over p, q of contract[o, p] conv[p, u, v, q] expand[q, i]  +  skip[o, i] at the centre
+        W[o, i, u, v] = sum over p, q of contract[o, p] conv[p, (u, v, q)] expand[q, i]  +  skip[o, i] at the centre
 
     The paper runs the three convolutions; here the kernels are multiplied, which costs next to nothing, and gives the
     same to the last bit of rounding with one bias for all of them. `fold` is the network it stands for. Channels are
@@ -118,7 +118,7 @@ class Wide(SPAN):
         for conv in self.body():
             conv.weight.requires_grad_(False)  # stands in for the product
         self.expand = nn.Parameter(torch.empty(n, wide, width))
-        self.conv = nn.Parameter(torch.empty(n, wide, 9, wide))
+        self.conv = nn.Parameter(torch.empty(n, wide, 9 * wide))
         self.contract = nn.Parameter(torch.empty(n, width, wide))
         self.skip = nn.Parameter(torch.empty(n, width, width))
 
@@ -126,7 +126,7 @@ class Wide(SPAN):
         """The kernels of the body, in float32."""
         n, wide, width = self.expand.shape
         with torch.autocast(self.expand.device.type, enabled=False):
-            taps = (self.contract @ self.conv.reshape(n, wide, 9 * wide)).reshape(n, width * 9, wide) @ self.expand
+            taps = (self.contract @ self.conv).reshape(n, width * 9, wide) @ self.expand
             taps = taps.reshape(n, width, 9, width) + pad(self.skip[:, :, None], (0, 0, 4, 4))
         return taps.reshape(n, width, 3, 3, width).permute(0, 1, 4, 2, 3)
 

@@ -79,7 +79,7 @@ def test_the_kernels_of_training_fold(width: int) -> None:
             conv.weight.copy_(w)
             conv.bias.copy_(b)
         assert (model(x) - plain(x)).abs().max() < 1e-12
-        w = torch.einsum("op,pkq,qi->oik", model.contract[1], model.conv[1], model.expand[1])
+        w = torch.einsum("op,pkq,qi->oik", model.contract[1], model.conv[1].unflatten(1, (9, -1)), model.expand[1])
         w[:, :, 4] += model.skip[1]
         assert torch.allclose(plain.blocks[0].c2.weight.flatten(2), w, atol=1e-14)
 
