@@ -409,13 +409,16 @@ def cmd_tune(model: str | None, scale: int | None, size: str, device: str, preci
 @click.option("--val", multiple=True, type=click.Path(path_type=Path), help="Folder of validation images.")
 @click.option("--sizes", help="Filter sizes, as 9-5-5-3; default: 5-3 (annet, its integration), 9-5-5 (srcnn).")
 @click.option("--rgb", is_flag=True, default=None, help="A network on RGB instead of Y (srcnn).")
-@click.option("--config", help="Sizes of the network, as n0=64,m0=128,steps=15 (btsrn, crnet_a, crnet_b).")
-@click.option("--start", type=click.Path(path_type=Path), help="A checkpoint of another scale to begin from (btsrn).")
-@click.option("--name", help="Of the model files (crnet_a, crnet_b).")
+@click.option("--config", help="Sizes of the network, as n0=64,m0=128,steps=15 (btsrn, crnet_a, crnet_b, span).")
+@click.option(
+    "--start", type=click.Path(path_type=Path), help="A checkpoint of another scale to begin from (btsrn, span)."
+)
+@click.option("--start-at", type=click.FloatRange(0), metavar="MINUTES", help="Prepare, and begin then (span).")
+@click.option("--name", help="Of the model files (crnet_a, crnet_b, span).")
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
-    help="Default: auto, a GPU where there is one (btsrn, crnet_a, crnet_b; the others use the CPU).",
+    help="Default: auto, a GPU where there is one (btsrn, crnet_a, crnet_b, span; the others use the CPU).",
 )
 @click.option("--compile/--no-compile", default=None, help="torch.compile; default: on a GPU.")
 @click.option("--crops", type=click.IntRange(1), metavar="N", help="Crops a step.")
@@ -429,6 +432,7 @@ def cmd_tune(model: str | None, scale: int | None, size: str, device: str, preci
     help="Time to train, over all pieces; the learning rate follows.",
 )
 @click.option("--steps", type=click.IntRange(1), help="Steps to train, over all pieces.")
+@click.option("--within", type=click.FloatRange(0, min_open=True), metavar="MINUTES", help="Time for all of it (span).")
 @click.option(
     "--stop-after",
     type=click.FloatRange(0, min_open=True),
@@ -441,7 +445,7 @@ def cmd_tune(model: str | None, scale: int | None, size: str, device: str, preci
 @click.option("--resume", is_flag=True, help="Go on from what is in --work.")
 @verbose_option
 def cmd_train(family: str, sizes: str | None, config: str | None, work: Path | None, **options: Any) -> None:
-    """Train a family (annet, srcnn, btsrn, crnet_a, crnet_b) from HR images by its recipe; the result is a model file."""
+    """Train a family (annet, srcnn, btsrn, crnet_a, crnet_b, span) from HR images by its recipe; the result is a model file."""
     from fastsr import train
 
     if sizes and not all(part.isdecimal() for part in sizes.split("-")):
