@@ -115,23 +115,31 @@ def start(job: Job) -> Worker:
     return Worker(job.command, log, threads)
 
 
-def measure(report: Report, wanted: Sequence[Job], end: float, workers: int, begin: Start = start) -> list[Job]:
+def measure(
+    report: Report,
+    wanted: Sequence[Job],
+    end: float,
+    workers: int,
+    begin: Start = start,
+    busy: Path | None = None,  # while it exists, others use the GPU
+) -> list[Job]:
     """Rows for the jobs in the report, as far as the time goes. Returns those that have none."""
     todo, again = report.left(wanted), True
     while todo and end - time.monotonic() > LEAST:
         exclusive = any(job.engine.endswith("max") for job in todo[:workers])  # it tunes by times
         batch, todo = todo[: 1 if exclusive else workers], todo[1 if exclusive else workers :]
-        _batch(report, batch, end, begin)
+        _batch(report, batch, end, begin, busy)
         if not todo and again:  # those that were late: what they compiled so far is in the cache
             again, todo = False, [job for job in report.left(wanted) if report.was_late(job)]
     return report.left(wanted)
 
 
-def _batch(report: Report, batch: Sequence[Job], end: float, begin: Start) -> None:
+def _batch(report: Report, batch: Sequence[Job], end: float, begin: Start, busy: Path | None) -> None:
     """Prepare side by side, then time one after the other."""
     began = time.monotonic()
     reserve = min(TURN * len(batch), (end - began) / 2)
-    prepared_by = began + min(PREPARE, end - began - reserve)
+    # Who shares the processor with others may take longer.
+    prepared_by = began + min(PREPARE * (1.5 if _is(busy) else 1), end - began - reserve)
     running = {job: begin(job) for job in batch}
     ready: dict[Job, dict[str, Any]] = {}
     try:
@@ -139,6 +147,8 @@ def _batch(report: Report, batch: Sequence[Job], end: float, begin: Start) -> No
             with _row_of_failure(report, job):
                 ready[job] = worker.answer(prepared_by - time.monotonic(), f"{job}, preparing")
         print(f"{len(ready)} of {len(batch)} ready after {time.monotonic() - began:.0f} s", flush=True)
+        while _is(busy) and time.monotonic() < end:
+            time.sleep(0.1)
         first: dict[Job, dict[str, Any]] = {}
         for job in ready:
             with _row_of_failure(report, job):
@@ -156,6 +166,10 @@ def _batch(report: Report, batch: Sequence[Job], end: float, begin: Start) -> No
     finally:
         for worker in running.values():
             worker.kill()
+
+
+def _is(busy: Path | None) -> bool:
+    return busy is not None and busy.exists()
 
 
 def _turn(worker: Worker, word: str, limit: float, end: float, job: Job) -> dict[str, Any]:
@@ -260,7 +274,7 @@ def probe(report: Report) -> None:
         return
     worker = Worker([sys.executable, gpu_worker.__file__, "probe"], jobs.WORK / "workers/probe.txt")
     try:
-        report.data["probes"] = worker.answer(60, "probe")
+        report.data["probes"] = worker.answer(40, "probe")
         report.save()
         print(json.dumps(report.data["probes"]), flush=True)
     except JobError as e:
@@ -278,6 +292,8 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=[*OURS, "torch", "torch.compile", "torch.compile best"])
     parser.add_argument("--cases", nargs="+", default=[""], help="parts of names; default: all")
     parser.add_argument("--seconds", type=float, default=480.0, help="for all of it")
+    parser.add_argument("--while-not", type=Path, help="nothing is timed while this file exists: others use the GPU")
+    parser.add_argument("--table", action="store_true", help="print what the file holds, and measure nothing")
     parser.add_argument("--workers", type=int, default=max(1, min(12, (os.cpu_count() or 1) - 2)))
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
@@ -286,10 +302,15 @@ def main() -> None:
     wanted = [job for phase in options.phase or () for job in known.get(phase, ())]
     if not options.phase:
         wanted = [job for p in options.precision for job in every(options.engines, p, options.cases)]
+    if options.table:
+        print(table(report.data["rows"], report.data["probes"]))
+        return
     probe(report)
-    for job in measure(report, wanted, end, options.workers):
-        print(f"{job}: not measured, run again to go on")
-    print(table(report.data["rows"], report.data["probes"]))
+    left = measure(report, wanted, end, options.workers, busy=options.while_not)
+    if left:
+        print(f"not measured, run again to go on: {', '.join(map(str, left))}"[:1500])
+    if not options.phase:
+        print(table(report.data["rows"], report.data["probes"]))
 
 
 if __name__ == "__main__":

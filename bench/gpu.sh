@@ -7,7 +7,7 @@
 # LIMIT is in seconds. Phases, in the order in which they are run:
 #   smoke      each CUDA kernel and candidate in a process of its own; what hangs or is wrong is left out from then on
 #   ours       our executors and eager torch, fp16
-#   tests      pytest -m gpu, those of the CUDA kernels first
+#   tests      pytest -m gpu, those of the CUDA kernels first, beside the next phase's compilations
 #   compiled   torch.compile's peers
 #   gpu, bf16, max, fp8    executor "gpu"; bf16; torch.compile's max-autotune; e4m3 products
 #   sanitizer  compute-sanitizer, where it is installed
@@ -37,7 +37,7 @@ limited() {
     echo "not run, no time is left: $*"
     return 0
   fi
-  timeout -s INT -k 10 "$seconds" "$@"
+  env --default-signal=INT timeout -s INT -k 10 "$seconds" "$@" # what is in the background ignores INT else
 }
 
 tests() {
@@ -47,6 +47,7 @@ tests() {
   FASTSR_FAULTS=$work/faults.txt limited "$1" "$python" -m pytest -m gpu -v -rfE --tb=short -p no:cacheprovider \
     --junitxml="${OUT:-$work}/pytest.xml" "${workers[@]}" "${files[@]}" > "${OUT:-$work}/pytest.txt" 2>&1
   local status=$?
+  rm -f "$work/testing"
   if [ -n "${OUT:-}" ] && [ -f "$work/faults.txt" ]; then cp "$work/faults.txt" "$OUT/"; fi
   grep -E '^(FAILED|ERROR)' "${OUT:-$work}/pytest.txt" | cut -c1-160 | sort -u | head -n 25
   tail -n 1 "${OUT:-$work}/pytest.txt"
@@ -54,11 +55,12 @@ tests() {
 }
 
 all() {
-  local status=0 later phase
+  local status=0 later phase testing=
   # Reading the libraries from a cold disk and building go side by side.
   "${PYTHON:-python3}" -c 'import torch, triton, cupy; torch.zeros(1).cuda() @ torch.zeros(1).cuda()' > /dev/null 2>&1 &
   . bench/build.sh || return 1
   mkdir -p "$work"
+  rm -f "$work/testing" # of a run that was killed
   # Each process makes its kernels anew otherwise; a folder of the tree is kept with it.
   export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$PWD/$work/triton} TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$PWD/$work/inductor}
   nvcc --version 2> /dev/null | tail -n 2
@@ -73,16 +75,23 @@ all() {
     later=5
     case $phase in
       smoke) ;;
-      tests) tests "$(least 90 "$(left 5)")" || status=1 ;;
+      tests) # while those compile that are timed afterwards
+        touch "$work/testing"
+        tests "$(least 90 "$(left 5)")" &
+        testing=$!
+        continue
+        ;;
       sanitizer) limited "$(least 120 "$(left 5)")" "$python" bench/gpu_smoke.py --sanitizer --seconds "$(left 10)" || status=1 ;;
       *)
         if wanted tests && [ "$phase" = ours ]; then later=$((limit / 3)); fi # they get theirs
         # It stops by itself; the limit is for the case that it does not.
-        limited "$(left $((later - 5)))" "$python" bench/bench_gpu.py --phase "$phase" --seconds "$(left "$later")" || status=1
+        limited "$(left $((later - 5)))" "$python" bench/bench_gpu.py --phase "$phase" --seconds "$(left "$later")" --while-not "$work/testing" || status=1
         ;;
     esac
     echo "$phase: done after $SECONDS s"
   done
+  if [ -n "$testing" ]; then wait "$testing" || status=1; fi
+  "$python" bench/bench_gpu.py --table
   return $status
 }
 

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,20 @@ def test_no_batch_begins_that_cannot_end(bench: ModuleType, begin: Callable[[Any
     assert report.data["rows"] == []
 
 
+def test_nothing_is_timed_while_others_use_the_gpu(
+    bench: ModuleType, begin: Callable[[Any], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = tmp_path / "testing"
+    busy.touch()
+    seen: list[bool] = []
+    turn = bench._turn
+    monkeypatch.setattr(bench, "_turn", lambda *args: (seen.append(busy.exists()), turn(*args))[1])
+    threading.Timer(3.0, busy.unlink).start()
+    report = bench.Report(tmp_path / "results/gpu.json", ABOUT)
+    assert bench.measure(report, [job(bench, "works")], time.monotonic() + 60, 8, begin, busy) == []
+    assert seen == [False, False]
+
+
 def test_turns_are_taken_alone_and_max_prepares_alone(bench: ModuleType, tmp_path: Path) -> None:
     events: list[str] = []
 
@@ -190,16 +205,17 @@ def test_kernels_that_failed_are_left_out(bench: ModuleType, tmp_path: Path, mon
     monkeypatch.setattr(smoke.jobs, "about", lambda: ABOUT)
     fake = tmp_path / "smoke.py"
     fake.write_text(
-        "import sys, time\n"
+        "import json, sys, time\n"
         "name = sys.argv[2]\n"
         "if name == 'cista/wgmma 8x256': time.sleep(60)\n"
-        "print('{\"ok\": true}' if name != 'cista/mma' else '{\"failed\": \"wrong\"}', flush=True)\n"
+        "failed = {'cista/mma': 'KernelError: no', 'pconv_block': 'AssertionError: max abs error 3'}.get(name)\n"
+        "print(json.dumps({'failed': failed} if failed else {'ok': True}), flush=True)\n"
     )
     monkeypatch.setattr(smoke, "__file__", str(fake))
     assert smoke.smoke(3.0) == 1
     rows = {row["kernel"]: row for row in json.loads((tmp_path / "results/a-gpu.json").read_text())["smoke"]}
     assert set(rows) == set(smoke.KERNELS)
-    assert [name for name, row in rows.items() if not row["ok"]] == ["cista/mma", "cista/wgmma 8x256"]
+    assert {name for name, row in rows.items() if not row["ok"]} == {"cista/mma", "cista/wgmma 8x256", "pconv_block"}
     assert set(smoke.excluded().split(";")) == {"cista", "cista/wgmma 8x256"}
     assert "no answer in 3 s" in (tmp_path / "out/faults.txt").read_text()
 

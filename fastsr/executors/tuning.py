@@ -135,7 +135,7 @@ def trials(stage: Stage, inputs: Sequence[Tensor], defaults: bool = False) -> li
                 # Not the largest: an argmax may fall otherwise here and there.
                 row["apart"] = 0.0 if whole is None else float((out - whole).float().square().mean().sqrt())
                 if row["apart"] <= limit:
-                    trial.launch = lambda candidate=candidate: stage.run(inputs, candidate)  # type: ignore[misc]
+                    trial.launch = lambda candidate=candidate: stage.run(inputs, candidate)
             except Exception as e:  # too much shared memory, a compiler's failure: not a candidate here
                 row["failed"] = f"{type(e).__name__}: {e}"[:MESSAGE]
     return found
