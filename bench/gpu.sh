@@ -60,6 +60,7 @@ all() {
   "${PYTHON:-python3}" -c 'import torch, triton, cupy; torch.zeros(1).cuda() @ torch.zeros(1).cuda()' > /dev/null 2>&1 &
   . bench/build.sh || return 1
   mkdir -p "$work"
+  cp -n "$work"/nvidia*.json bench/results/ 2> /dev/null # the last run's, where the tree came anew
   rm -f "$work/testing" # of a run that was killed
   # Each process makes its kernels anew otherwise; a folder of the tree is kept with it.
   export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$PWD/$work/triton} TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$PWD/$work/inductor}

@@ -112,14 +112,16 @@ def speak() -> Any:
     return answers
 
 
-def write(path: Path, text: str, back: bool = True) -> None:
+def write(path: Path, text: str) -> None:
     """Replace a file at once, and its copy in $OUT."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text)
     os.replace(temporary, path)
-    if back:
-        _to_out(path)
+    if path.parent == RESULTS:  # a folder that git ignores outlives one that is copied anew
+        WORK.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, WORK / path.name)
+    _to_out(path)
 
 
 def append(path: Path, text: str) -> None:
