@@ -102,7 +102,7 @@ def test_what_cannot_be_converted_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not APLUS.exists(), reason="needs ../shared/checkpoints")
 def test_the_authors_regressors_give_their_psnr() -> None:
-    """Set5 x2 36.54 with the released regressors (DESIGN section 6)."""
+    """Set5 x2 36.54 with the released regressors."""
     from fastsr.evaluate import evaluate_folder
 
     found = convert.read(APLUS)

@@ -18,7 +18,7 @@ from fastsr.ops import OPS
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastsr"
 
-# module -> the modules of ours it may import (HOUSE: who may import whom). A package stands for what is in it.
+# module -> the modules of ours it may import. A package stands for what is in it.
 ALLOWED = {
     "errors": set(),
     "plan": {"errors"},

@@ -2,6 +2,7 @@
 #include "core/plan.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <set>
 
@@ -115,8 +116,9 @@ double float_param(const Step& step, const char* name, double fallback) {
   if (found == step.params.end()) return fallback;
   if (const int64_t* value = std::get_if<int64_t>(&found->second)) return static_cast<double>(*value);
   const double* value = std::get_if<double>(&found->second);
-  if (!value || !std::isfinite(*value))
-    fail(Status::kBadModel, step.op, ": parameter '", name, "' must be a finite number");
+  // Kernels hold it as float32: a larger number would become infinity there.
+  if (!value || !(std::abs(*value) <= static_cast<double>(FLT_MAX)))
+    fail(Status::kBadModel, step.op, ": parameter '", name, "' must be a number that float32 can hold");
   return *value;
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// conv2d    out = act(w * x + b) [+ residual]                                        DESIGN section 5; paper 000, Eq. 6-7
+// conv2d    out = act(w * x + b) [+ residual]                                                           paper 000, Eq. 6-7
 // shapes    x [Ci, H, W]  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar
 // work      many outputs: kGroup output channels x up to kWide vectors of a row in registers, by products, by Winograd
 //           down the columns (conv2d_columns.h) or in tiles (conv2d_tiles.h), whichever `work` estimates lowest; one to

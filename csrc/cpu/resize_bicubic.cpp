@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// resize_bicubic   out = MATLAB imresize(x, s, "bicubic"), a = -0.5                         DESIGN section 5
+// resize_bicubic   out = MATLAB imresize(x, s, "bicubic"), a = -0.5
 // shapes           x [C, h, w] -> out [C, h s, w s]   f32
 // work             one output row: 4 LR rows are weighted into one, then each of the s phases of a row is a 4-tap
 //                  filter of it, contiguous in lanes, and the phases are interleaved
