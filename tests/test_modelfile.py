@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import os
 import pickle
 import re
@@ -115,6 +117,59 @@ def test_a_file_of_another_kind_is_called_by_its_name(kind: str, tmp_path: Path)
     assert "claims" not in message
     with pytest.raises(ModelError, match=re.escape(message)):
         modelfile.read_meta(path)
+
+
+def test_the_memory_of_weights_lives_as_long_as_one_of_them(small_model: Write) -> None:
+    _, weights, _ = _core.parse_model(small_model().read_bytes())
+    kept, expected = weights["w1"][0, 3:, 1], weights["w1"][0, 3:, 1].copy()
+    assert not kept.flags.writeable
+    del weights
+    gc.collect()
+    for _ in range(8):
+        _core.parse_model(small_model().read_bytes())  # would take the freed memory
+    assert np.array_equal(kept, expected)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.integers(0, 0xFFFF), min_size=1, max_size=40))
+def test_float16_is_widened_as_numpy_does_it(bits: list[int]) -> None:
+    halves = np.array(bits, np.uint16).view(np.float16)
+    halves = np.where(np.isfinite(halves), halves, np.float16(0)).astype(np.float16)
+    plan = {
+        "domain": "y",
+        "scale": 1,
+        "steps": [
+            {"op": "conv2d", "inputs": ["lr"], "out": "m", "weights": {"w": "w", "b": "b"}, "params": {}},
+            {"op": "conv2d", "inputs": ["m"], "out": "out", "weights": {"w": "v"}, "params": {}},
+        ],
+    }
+    n = len(halves)
+    tensors = {"w": np.zeros((n, 1, 1, 1), np.float16), "b": halves, "v": np.zeros((1, n, 1, 1), np.float16)}
+    meta = dict.fromkeys(("name", "arch", "licence"), "x") | dict.fromkeys(("config", "recipe", "psnr", "golden"), "{}")
+    meta |= {"fastsr": "1", "scale": "1", "domain": "y", "plan": json.dumps(plan)}
+    _, weights, _ = _core.parse_model(modelfile._serialized(tensors, meta))
+    assert weights["b"].tobytes() == halves.astype(np.float32).tobytes()
+
+
+def test_large_files_are_refused_before_they_are_read(tmp_path: Path, small_model: Write) -> None:
+    limit = _core.MODEL_LIMITS["file_bytes"]
+    path = small_model()
+    with open(path, "r+b") as f:
+        f.truncate(limit + 1)  # sparse: it takes no room
+    with pytest.raises(ModelError, match=f"{limit + 1} bytes, the limit for a model file is {limit}"):
+        modelfile.read(path)
+
+
+def test_float16_counts_as_what_it_becomes(small_model: Write) -> None:
+    path = small_model()
+    header, data = parts(path)
+    count = _core.MODEL_LIMITS["weight_bytes"] // 4
+    header["x"] = {"dtype": "F16", "shape": [count], "data_offsets": [len(data), len(data) + 2 * count]}
+    join(path, header, data)
+    with open(path, "r+b") as f:
+        f.truncate(path.stat().st_size + 2 * count)
+    with pytest.raises(ModelError, match="bytes as float32, the limit is"):
+        modelfile.read(path)
 
 
 def test_a_pickle_is_never_run(tmp_path: Path) -> None:
