@@ -100,7 +100,7 @@ def write(
         "psnr": json.dumps(dict(psnr)),
         "golden": json.dumps(_golden(plan, used)),
     }
-    raw = _serialized(stored, meta)
+    raw = serialized(stored, meta)
     _core.parse_model(raw, "the model")
     _replace(Path(path), raw)
 
@@ -178,7 +178,7 @@ def _encoded(path: Path) -> bytes:
         raise ModelError(f"{path}: cannot be read: no file can have this name") from None
 
 
-def _serialized(tensors: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> bytes:
+def serialized(tensors: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> bytes:
     """The bytes of a .safetensors: wider tensors first, so that each is aligned to its items."""
     header: dict[str, Any] = {"__metadata__": dict(meta)}
     data = b""

@@ -119,6 +119,18 @@ def test_a_file_of_another_kind_is_called_by_its_name(kind: str, tmp_path: Path)
         modelfile.read_meta(path)
 
 
+@pytest.mark.parametrize(
+    "seed", sorted((Path(__file__).parent / "fuzz/corpus/modelfile").iterdir()), ids=lambda p: p.name
+)
+def test_the_fuzzers_seeds_are_right_or_refused(seed: Path) -> None:
+    """Those that the fuzzers will find something with are added to the folder and stay."""
+    if seed.name.startswith("right"):
+        assert modelfile.read(seed).plan.scale == 2
+    else:
+        (message,) = refusals(seed)
+        assert message.isprintable()
+
+
 def test_the_memory_of_weights_lives_as_long_as_one_of_them(small_model: Write) -> None:
     _, weights, _ = _core.parse_model(small_model().read_bytes())
     kept, expected = weights["w1"][0, 3:, 1], weights["w1"][0, 3:, 1].copy()
@@ -147,7 +159,7 @@ def test_float16_is_widened_as_numpy_does_it(bits: list[int]) -> None:
     tensors = {"w": np.zeros((n, 1, 1, 1), np.float16), "b": halves, "v": np.zeros((1, n, 1, 1), np.float16)}
     meta = dict.fromkeys(("name", "arch", "licence"), "x") | dict.fromkeys(("config", "recipe", "psnr", "golden"), "{}")
     meta |= {"fastsr": "1", "scale": "1", "domain": "y", "plan": json.dumps(plan)}
-    _, weights, _ = _core.parse_model(modelfile._serialized(tensors, meta))
+    _, weights, _ = _core.parse_model(modelfile.serialized(tensors, meta))
     assert weights["b"].tobytes() == halves.astype(np.float32).tobytes()
 
 

@@ -18,7 +18,8 @@ struct Kind {
   size_t offset = 0;
 };
 
-constexpr const char* kPickle = "a pickle (an old PyTorch checkpoint?): `fastsr convert` makes model files of those it knows";
+constexpr const char* kPickle =
+    "a pickle (an old PyTorch checkpoint?): `fastsr convert` makes model files of those it knows";
 constexpr const char* kMatlab = "a MATLAB file: `fastsr convert` makes model files of those it knows";
 constexpr const char* kOnnx = "an ONNX model: fastsr cannot read these";
 
@@ -81,7 +82,9 @@ bool is_graph_def(std::string_view b) {
 
 // No control characters but white space, and mostly ASCII.
 bool is_text(std::string_view b) {
-  const auto is_control = [](unsigned char c) { return c == 0x7f || (c < 0x20 && c != '\n' && c != '\r' && c != '\t'); };
+  const auto is_control = [](unsigned char c) {
+    return c == 0x7f || (c < 0x20 && c != '\n' && c != '\r' && c != '\t');
+  };
   const auto is_ascii = [](unsigned char c) { return c < 0x80; };
   return !b.empty() && std::none_of(b.begin(), b.end(), is_control) &&
          std::count_if(b.begin(), b.end(), is_ascii) * 10 > static_cast<std::ptrdiff_t>(b.size()) * 7;

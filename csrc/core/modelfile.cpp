@@ -71,8 +71,9 @@ Header read_header(const Bytes& bytes) {
 // Takes the metadata out of the header: all keys there, all values text, JSON where JSON is due.
 Metadata take_metadata(Json& header) {
   const auto found = header.find("__metadata__");
-  const bool ours = found != header.end() && found->is_object() &&
-                    std::all_of(std::begin(kKeys), std::end(kKeys), [&](const char* key) { return found->contains(key); });
+  const bool ours =
+      found != header.end() && found->is_object() &&
+      std::all_of(std::begin(kKeys), std::end(kKeys), [&](const char* key) { return found->contains(key); });
   if (!ours) fail(Status::kBadModel, "this is not a fastsr model file: it is a .safetensors without our metadata");
   Metadata metadata;
   for (const auto& [key, value] : found->items()) {
@@ -119,8 +120,7 @@ Entry entry_of(const std::string& name, const Json& value, int64_t available) {
   const int64_t most = limits::kFileBytes;
   entry.count = 1;
   for (int64_t n : entry.shape) entry.count = n > most / entry.count ? most : entry.count * n;
-  if (entry.begin > entry.end || entry.end > available ||
-      entry.end - entry.begin != entry.count * (entry.half ? 2 : 4))
+  if (entry.begin > entry.end || entry.end > available || entry.end - entry.begin != entry.count * (entry.half ? 2 : 4))
     fail(Status::kBadModel, "tensor '", name, "' says ", value["shape"].dump(), " ", dtype, " at ", entry.begin, "..",
          entry.end, ", which does not fit the file");
   return entry;
@@ -221,7 +221,8 @@ void check_fit(const ModelFile& model) {
   for (const auto& [name, ref] : model.weights)
     if (!read.count(name)) extra.push_back(name);
   if (!missing.empty() || !extra.empty())
-    fail(Status::kBadModel, "tensors do not fit the plan (missing: ", listed(missing), ", not used: ", listed(extra), ")");
+    fail(Status::kBadModel, "tensors do not fit the plan (missing: ", listed(missing), ", not used: ", listed(extra),
+         ")");
   const std::string &scale = model.metadata.at("scale"), &domain = model.metadata.at("domain");
   if (scale != std::to_string(model.plan.scale) || domain != model.plan.domain)
     fail(Status::kBadModel, "metadata says scale ", scale, ", ", domain, "; the plan says otherwise");

@@ -17,7 +17,8 @@ Param param_of(const Json& value, size_t step, const std::string& name) {
   if (value.is_number_integer()) return value.get<int64_t>();
   if (value.is_string()) return value.get<std::string>();
   if (!value.is_number_float())
-    fail(Status::kBadModel, "plan step ", step, ": params must map names to numbers or strings, '", name, "' is neither");
+    fail(Status::kBadModel, "plan step ", step, ": params must map names to numbers or strings, '", name,
+         "' is neither");
   const double number = value.get<double>();
   if (!(std::abs(number) <= static_cast<double>(FLT_MAX)))
     fail(Status::kBadModel, "plan step ", step, ": parameter '", name, "' is beyond the range of float32");
