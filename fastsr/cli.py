@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,15 @@ from typing import Any
 
 import click
 
-from fastsr.errors import FastsrError, InputError, LimitError, OutputError
+from fastsr.errors import FastsrError, InputError, LimitError, OutputError, printable
 
 DEFAULT_FAMILY, DEFAULT_SCALE = "annet", 3
 
 
 def main() -> None:
     """Entry point of the `fastsr` command."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of torch and Pillow: an error is one line
     try:
         code = cli.main(prog_name="fastsr", standalone_mode=False)
         if sys.stdout is not None:
@@ -55,7 +58,7 @@ def _report(e: BaseException, source: Path | None = None) -> int:
     line, code = _explain(e)
     if source is not None and str(source) not in line and not isinstance(e, OutputError):
         line = f"{source}: {line}"
-    click.echo(f"fastsr: error: {' '.join(line.split())}", err=True)
+    click.echo(f"fastsr: error: {printable(' '.join(line.split()))}", err=True)
     return code
 
 
@@ -162,6 +165,7 @@ def cmd_upscale(
     """
     from fastsr import image, load
 
+    image.quiet_decoders()
     targets = _targets(inputs, output, overwrite)
     upscaler = load(
         _default_model(model, scale),
@@ -289,10 +293,11 @@ def cmd_eval(
     as_json: bool,
 ) -> None:
     """Measure PSNR and SSIM of Y; LR images are made by MATLAB bicubic. Model "bicubic" is the baseline."""
-    from fastsr import load
+    from fastsr import image, load
     from fastsr.evaluate import evaluate
     from fastsr.evaluate.protocol import Bicubic
 
+    image.quiet_decoders()
     runs = (
         Bicubic(scale or DEFAULT_SCALE)
         if model == "bicubic"

@@ -6,6 +6,7 @@ A Picture holds float32 planes in [0, 1]: 1 (gray) or 3 (RGB), and alpha apart f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import warnings
@@ -306,6 +307,8 @@ def read(path: str | Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
+                if image.format == "PPM":
+                    _check_text_end(path)
                 return _decode(path, image)
     except (FastsrError, MemoryError):
         raise
@@ -315,6 +318,30 @@ def read(path: str | Path) -> Image.Image:
         raise InputError(f"{path}: not an image of a known kind ({', '.join(FORMATS)}), or cut short") from None
     except Exception as e:  # Pillow's decoders raise nearly anything on a broken file
         raise InputError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}") from None
+
+
+def quiet_decoders() -> None:
+    """Pillow and its libtiff say what is wrong with a file by lines of their own on stderr; ours is enough.
+
+    For the whole process, so only a program of our own does this, the command.
+    """
+    import ctypes
+    import logging
+
+    from PIL import _imaging
+
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    with contextlib.suppress(OSError, AttributeError):  # a Pillow without libtiff, or with its names hidden
+        set_handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
+        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        set_handler(None)
+
+
+def _check_text_end(path: Path) -> None:
+    """A text PGM or PPM ends with white space; one that ends with a digit may have been cut inside its last number."""
+    with open(path, "rb") as f:
+        if f.read(2) in (b"P2", b"P3") and f.seek(-1, os.SEEK_END) and f.read(1).isdigit():
+            raise InputError(f"{path}: cut short: the last number of a text PGM or PPM has no white space after it")
 
 
 def _decode(path: Path, image: Image.Image) -> Image.Image:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tests and benchmarks share: seeded inputs, the one table of tolerances, and the run of a plan everywhere.
 
-No test passes a tolerance of its own: `assert_matches` holds an fp32 result to DESIGN's limit, 1e-5 absolute on
-outputs of order 1, scaled by the size of the output where it is larger; `assert_as_near` holds a GPU kernel's
+No test passes a tolerance of its own: `assert_matches` holds an fp32 result to 1e-5 absolute on outputs
+of order 1, scaled by the size of the output where it is larger; `assert_as_near` holds a GPU kernel's
 to the error of plain torch at the same precision.
 """
 

@@ -18,13 +18,13 @@ from fastsr.ops import OPS
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastsr"
 
-# module -> the modules of ours it may import (HOUSE: who may import whom). A package stands for what is in it.
+# module -> the modules of ours it may import. A package stands for what is in it.
 ALLOWED = {
     "errors": set(),
-    "plan": {"errors"},
+    "plan": {"_core"},
     "ops": {"ops"},
     "families": {"plan", "ops", "errors"},
-    "modelfile": {"plan", "errors", "executors"},
+    "modelfile": {"plan", "errors", "executors", "_core"},
     "catalog": {"modelfile", "errors"},
     "executors": {"plan", "ops", "errors", "_core", "kernels", "executors"},
     "metrics": {"errors"},
@@ -45,7 +45,7 @@ ALLOWED = {
         "convert",
         "stream",
     },
-    "convert": {"families", "modelfile", "plan", "errors", "ops", "train"},
+    "convert": {"families", "modelfile", "plan", "errors", "ops", "train", "_core"},
     "train": {"families", "modelfile", "metrics", "ops", "upscaler", "evaluate", "errors", "_core", "train"},
 }
 
@@ -108,9 +108,9 @@ def test_the_triton_column_is_complete() -> None:
             assert f"\ndef {entry}(" in text, f"kernels/triton/{op}.py has no {entry}"
 
 
-def test_kernels_import_nothing_of_ours_but_themselves() -> None:
+def test_kernels_import_nothing_of_ours_but_themselves_and_the_errors() -> None:
     for path in ROOT.glob("kernels/**/*.py"):
-        assert imported(path) <= {"kernels"}, path
+        assert imported(path) <= {"kernels", "errors"}, path
 
 
 @pytest.mark.parametrize("module", sorted(ALLOWED))
@@ -136,6 +136,7 @@ def test_the_core_includes_neither_python_nor_torch() -> None:
 
 def test_kernel_objects_export_one_symbol() -> None:
     objects = sorted((ROOT / "build").rglob("fastsr_cpu_*/**/*.o")) or sorted((ROOT / "build").rglob("cpu/*.o"))
+    objects = [path for path in objects if "fuzz" not in path.relative_to(ROOT).parts]  # sanitizers add symbols
     if not objects:
         pytest.skip("no build tree: installed from a wheel")
     for path in objects:

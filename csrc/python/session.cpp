@@ -11,40 +11,12 @@
 #include "core/explain.h"
 #include "core/planes.h"
 #include "core/status.h"
+#include "plan.h"
 
 namespace py = pybind11;
 using Array = py::array_t<float, py::array::c_style>;
 
 namespace {
-
-fastsr::Step to_step(const py::dict& d) {
-  fastsr::Step step;
-  step.op = d["op"].cast<std::string>();
-  step.inputs = d["inputs"].cast<std::vector<std::string>>();
-  step.out = d["out"].cast<std::string>();
-  step.weights = d["weights"].cast<std::map<std::string, std::string>>();
-  for (const auto& [key, value] : d["params"].cast<py::dict>()) {
-    fastsr::Param param;
-    if (py::isinstance<py::bool_>(value))
-      param = value.cast<bool>();
-    else if (py::isinstance<py::int_>(value))
-      param = value.cast<int64_t>();
-    else if (py::isinstance<py::float_>(value))
-      param = value.cast<double>();
-    else
-      param = value.cast<std::string>();
-    step.params[key.cast<std::string>()] = param;
-  }
-  return step;
-}
-
-fastsr::Plan to_plan(const py::dict& data) {
-  fastsr::Plan plan;
-  plan.domain = data["domain"].cast<std::string>();
-  plan.scale = data["scale"].cast<int64_t>();
-  for (const py::handle item : data["steps"]) plan.steps.push_back(to_step(py::cast<py::dict>(item)));
-  return plan;
-}
 
 fastsr::Weights to_weights(const std::map<std::string, Array>& arrays) {
   fastsr::Weights weights;

@@ -75,7 +75,8 @@ def choose(device: str, name: str) -> tuple[Executor, dict[str, str], str]:
     """
     from fastsr.executors import devices
 
-    if device not in ("auto", "cpu") and not devices.DEVICE.fullmatch(device):
+    known = isinstance(device, str) and (device in ("auto", "cpu") or devices.DEVICE.fullmatch(device))
+    if not known:
         raise DeviceError(f"device {device!r} is not one of auto, cpu, cuda, cuda:1, cuda:0,1, cuda:all")
     if name != "auto" and name not in GPU:
         if device not in ("auto", "cpu"):
