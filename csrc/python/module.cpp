@@ -8,6 +8,7 @@ namespace py = pybind11;
 
 void register_session(py::module_& m);
 void register_machine(py::module_& m);
+void register_pixels(py::module_& m);
 
 static void translate(std::exception_ptr p) {
   try {
@@ -38,4 +39,5 @@ PYBIND11_MODULE(_core, m) {
   py::register_exception_translator(translate);
   register_session(m);
   register_machine(m);
+  register_pixels(m);
 }
