@@ -9,15 +9,15 @@ lanes on which everything is done when it is queued.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from fastsr import image, tensors
-from fastsr.errors import FastsrError, LimitError
+from fastsr.engine import Job, Task
+from fastsr.errors import LimitError
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +27,6 @@ IN_FLIGHT = 3
 """images on their way per GPU: one goes there, one is worked on, one comes back"""
 HEAD = 16
 """bytes before the pixels that come back: the verdict's two numbers, and what keeps pixels aligned"""
-GIVEN = (FastsrError, MemoryError)
-"""what may be wrong with one image and not with the next"""
 
 
 class Mark(Protocol):
@@ -224,27 +222,41 @@ class Slots:
         self._free.setdefault(slot.line, []).append(slot)
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is queued: an image or a part of a batch."""
+class GpuMember(tensors.OnDevice, Protocol):
+    """A plan prepared for one GPU."""
 
-    wait: Callable[[], None]
-    result: Callable[[], Any]
-    """waits, and raises what was wrong with the values"""
+    @property
+    def radius(self) -> int: ...
+
+    @property
+    def isa(self) -> str: ...
+
+    def explain(self, h: int, w: int) -> list[dict[str, Any]]: ...
+
+    def tune(self, n: int, h: int, w: int) -> list[dict[str, Any]]: ...
 
 
 class Feed:
-    """What an upscaler does on GPUs: single images and batches, streams of them, the network alone."""
+    """The engine of one or several GPUs (fastsr.engine.Engine): images and batches, streams of them, the network alone."""
 
-    def __init__(
-        self, members: Sequence[tensors.OnDevice], domain: str, scale: int, self_ensemble: bool, name: str
-    ) -> None:
-        self.lines = [Line(prepared, domain, scale) for prepared in members]
-        self.scale, self.self_ensemble, self.name = scale, self_ensemble, name
+    def __init__(self, members: Sequence[GpuMember], isa: str, job: Job) -> None:
+        self.lines = [Line(prepared, job.domain, job.scale) for prepared in members]
+        self._members, self.isa, self._job = members, isa, job
+        self.radius = members[0].radius
 
     def upscale(self, img: Any) -> Any:
         """An image by the first GPU, its self-ensemble by all; a batch is divided among them."""
-        return self._queue(img, self.lines, Slots()).result()
+        return self.submit(img, self.lines, Slots()).result()
+
+    def queue(self) -> FeedQueue:
+        return FeedQueue(self)
+
+    def explain(self, h: int, w: int) -> list[dict[str, Any]]:
+        return self._members[0].explain(h, w)
+
+    def tune(self, n: int, h: int, w: int) -> list[dict[str, Any]]:
+        """Each GPU by itself: they may be of different kinds. The rows of all."""
+        return [row for member in self._members for row in member.tune(n, h, w)]
 
     def run(self, planes: np.ndarray) -> np.ndarray:
         """The network alone on the host's planes [C, h, w] f32."""
@@ -260,40 +272,10 @@ class Feed:
             line.work.do(work, after=line.work.called()).synchronize()
         return np.ascontiguousarray(found[0])
 
-    def stream(self, images: Iterable[Any], return_exceptions: bool) -> Generator[Any, None, None]:
-        """The images in order, GPUs taking turns: see Upscaler.stream."""
-        source, slots = iter(images), Slots()
-        queued: deque[Task] = deque()
-        count, end = 0, None  # what ends the stream, when those before it are given
-        try:
-            while True:
-                while end is None and len(queued) < IN_FLIGHT * len(self.lines):
-                    try:
-                        img = next(source)
-                    except Exception as e:  # StopIteration, or what the iterator raises
-                        end = e
-                        break
-                    try:
-                        queued.append(self._queue(img, [self.lines[count % len(self.lines)]], slots))
-                    except Exception as e:
-                        if return_exceptions and isinstance(e, GIVEN):
-                            queued.append(_failed(e))
-                        else:
-                            end = e
-                    count += 1
-                if not queued:
-                    if end is None or isinstance(end, StopIteration):
-                        return
-                    raise end
-                yield outcome(queued.popleft().result, return_exceptions)
-        finally:
-            for task in queued:
-                task.wait()
-
     def _network(self, lines: Sequence[Line]) -> Callable[[Tensor], Tensor]:
-        return (lambda x: tensors.ensemble(x, lines)) if self.self_ensemble else lines[0].prepared.run_tensor
+        return (lambda x: tensors.ensemble(x, lines)) if self._job.self_ensemble else lines[0].prepared.run_tensor
 
-    def _queue(self, img: Any, lines: Sequence[Line], slots: Slots) -> Task:
+    def submit(self, img: Any, lines: Sequence[Line], slots: Slots) -> Task:
         """Queue an image of any kind. Raises InputError and LimitError where its values need not be read for them."""
         import torch
 
@@ -310,7 +292,7 @@ class Feed:
 
         a = pixels.array
         h, w = a.shape[:2]
-        image.check_output(h, w, self.scale)
+        image.check_output(h, w, self._job.scale)
         packed = (a if a.ndim == 3 else a[:, :, None])[None]
         channels = packed.shape[3]
 
@@ -318,7 +300,7 @@ class Feed:
             np.copyto(to.numpy(), packed)
 
         def finish(made: Tensor) -> Any:
-            out = np.empty((h * self.scale, w * self.scale, channels), pixels.dtype)
+            out = np.empty((h * self._job.scale, w * self._job.scale, channels), pixels.dtype)
             torch.from_numpy(out).copy_(made[0])
             return pixels.restore(out)
 
@@ -342,7 +324,7 @@ class Feed:
         """Queue pixels of the host through a slot of the first line, which is free again when the result is given."""
         slot = slots.take(lines[0])
         try:
-            slot.send(shape, planar, dtype, self.scale, fill, self._network(lines))
+            slot.send(shape, planar, dtype, self._job.scale, fill, self._network(lines))
         except BaseException:
             slots.give_back(slot)
             raise
@@ -350,7 +332,7 @@ class Feed:
         def result() -> Any:
             bad, made = slot.receive()
             try:
-                tensors.judge(bad, lambda: check(slot.given), self.name)
+                tensors.judge(bad, lambda: check(slot.given), self._job)
                 return finish(made)
             finally:
                 slots.give_back(slot)
@@ -362,11 +344,11 @@ class Feed:
         image.check_tensor(img)
         batch = img.detach() if img.ndim == 4 else img.detach()[None]
         n, c, h, w = batch.shape
-        image.check_output(h, w, self.scale)
-        out = batch.new_empty((n, c, h * self.scale, w * self.scale))
+        image.check_output(h, w, self._job.scale)
+        out = batch.new_empty((n, c, h * self._job.scale, w * self._job.scale))
 
         def check(given: Tensor) -> None:
-            image.check_values(img.detach().float().cpu().numpy())
+            image.check_values(img.detach().float().cpu().numpy(), channels_first=True)
 
         groups = [[line] for line in lines] if n > 1 else [lines]
         parts = zip(batch.tensor_split(len(groups)), out.tensor_split(len(groups)), groups, strict=True)
@@ -431,23 +413,21 @@ class Feed:
 
         def result() -> None:
             mark.synchronize()
-            tensors.judge(verdict.view(torch.int32).tolist(), lambda: check(x), self.name)
+            tensors.judge(verdict.view(torch.int32).tolist(), lambda: check(x), self._job)
 
         return Task(mark.synchronize, result)
 
 
-def outcome(result: Callable[[], Any], return_exceptions: bool) -> Any:
-    """A result, or in its place what is wrong with this image."""
-    try:
-        return result()
-    except GIVEN as e:
-        if not return_exceptions:
-            raise
-        return e
+class FeedQueue:
+    """The images of a stream, GPUs taking turns (fastsr.engine.Queue)."""
 
+    def __init__(self, feed: Feed) -> None:
+        self._feed, self._slots = feed, Slots()
+        self._turns = itertools.cycle(feed.lines)
+        self.ahead = IN_FLIGHT * len(feed.lines)
 
-def _failed(e: Exception) -> Task:
-    def result() -> Any:
-        raise e
+    def submit(self, img: Any) -> Task:
+        return self._feed.submit(img, [next(self._turns)], self._slots)
 
-    return Task(lambda: None, result)
+    def close(self) -> None:
+        """Nothing on its way can be recalled."""

@@ -14,8 +14,6 @@
 namespace fastsr {
 namespace {
 
-constexpr float kLow = -1e-3f, kHigh = 1 + 1e-3f;
-
 int64_t size_of(Sample sample) { return sample == Sample::kU8 ? 1 : sample == Sample::kU16 ? 2 : 4; }
 
 // The inverse of a 3 x 3 matrix.
@@ -190,7 +188,7 @@ bool check_values(const Pixels& pixels, bool channels_first, int threads, const 
     all.low = std::min(all.low, band.low);
     all.high = std::max(all.high, band.high);
   }
-  if (all.finite && all.low >= kLow && all.high <= kHigh) return true;
+  if (all.finite && all.low >= kLowest && all.high <= kHighest) return true;
   *bad = {all.finite, 0, 0, 0, 0, all.low, all.high};
   if (all.finite) return false;
   const int outer = channels_first ? count : 1, inner = channels_first ? 1 : count;

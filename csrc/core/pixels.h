@@ -71,6 +71,8 @@ struct Swing {
 };
 const Swing& studio_swing();
 
+constexpr float kLowest = -1e-3f, kHighest = 1 + 1e-3f;
+
 // What is wrong with the values of float pixels: the first that is no number, or the range of all.
 struct BadValue {
   bool finite;
@@ -78,7 +80,7 @@ struct BadValue {
   int channel;
   float value, low, high;
 };
-// Floats must be numbers in [-0.001, 1.001], since resampling leaves [0, 1] a little. True where they are, as all integers
+// Floats must be numbers from kLowest to kHighest: resampling leaves [0, 1] a little. True where they are, as all integers
 // are; else `bad` is filled in. The first is by rows, or by channels where the caller counts these first.
 bool check_values(const Pixels& pixels, bool channels_first, int threads, const std::string& isa, BadValue* bad);
 // "the image holds nan at index (2, 3, 1): ..."; `index` is how the caller counts.

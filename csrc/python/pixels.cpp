@@ -51,7 +51,8 @@ void set_samples(Pixels& pixels, const py::dtype& dtype) {
   pixels.swapped = dtype.byteorder() == '>';  // this machine's order is '='
 }
 
-std::unique_ptr<PixelArray> packed(const py::array& array, bool channels_first) {
+// `order` names the channels as they lie in memory: "BGRA"; empty: the usual ones.
+std::unique_ptr<PixelArray> packed(const py::array& array, bool channels_first, const std::string& order) {
   auto made = std::make_unique<PixelArray>();
   made->arrays = {array};
   made->channels_first = channels_first;
@@ -70,9 +71,15 @@ std::unique_ptr<PixelArray> packed(const py::array& array, bool channels_first) 
   pixels.width = array.shape(first + 1);
   // Whether it may be written is asked where it is.
   unsigned char* const data = static_cast<unsigned char*>(const_cast<void*>(array.data()));
-  for (py::ssize_t k = 0; k < channels; ++k)
-    pixels.channels[k] = {data + (made->flat ? 0 : k * array.strides(depth)), array.strides(first),
+  const std::string usual = std::vector<std::string>{"Y", "YA", "RGB", "RGBA"}[static_cast<size_t>(channels - 1)];
+  if (!order.empty() && !std::is_permutation(order.begin(), order.end(), usual.begin(), usual.end()))
+    fastsr::fail(Status::kBadInput, "order '", order, "' does not name the channels of ", usual);
+  for (py::ssize_t k = 0; k < channels; ++k) {
+    const size_t index = static_cast<size_t>(k);
+    const py::ssize_t place = order.empty() ? k : static_cast<py::ssize_t>(order.find(usual[index]));
+    pixels.channels[k] = {data + (made->flat ? 0 : place * array.strides(depth)), array.strides(first),
                           array.strides(first + 1)};
+  }
   fastsr::check_pixels(pixels);
   return made;
 }
@@ -172,7 +179,7 @@ bool write_pixels(const Array& planes, const PixelArray& given, PixelArray& out,
 
 void register_pixels(py::module_& m) {
   py::class_<PixelArray>(m, "Pixels")
-      .def(py::init(&packed), py::arg("array"), py::arg("channels_first") = false)
+      .def(py::init(&packed), py::arg("array"), py::arg("channels_first") = false, py::arg("order") = "")
       .def_static("yuv", &yuv, py::arg("kind"), py::arg("planes"), py::arg("matrix") = "bt709", py::arg("full") = false,
                   py::arg("siting") = "left")
       .def("check", &check, py::arg("item") = py::none(), py::arg("threads") = 0);
@@ -180,6 +187,8 @@ void register_pixels(py::module_& m) {
   m.def("write_pixels", &write_pixels, py::arg("planes"), py::arg("given"), py::arg("out"), py::arg("domain"),
         py::arg("scale"), py::arg("tile") = std::pair<int64_t, int64_t>{16, 0}, py::arg("isa") = "",
         py::arg("threads") = 0);
+  m.attr("LOWEST") = fastsr::kLowest;
+  m.attr("HIGHEST") = fastsr::kHighest;
   m.def("ycbcr", [] {
     const auto rows = [](const fastsr::Mix(&mixes)[3]) {
       std::vector<std::vector<float>> made;

@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from fastsr.engine import Engine, Job
 from fastsr.errors import DeviceError
 from fastsr.plan import Plan
 
@@ -38,6 +39,10 @@ class Prepared(Protocol):
 
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
         """What each step will do for an h x w input: op, shape, radius, flops, bytes, who runs it."""
+        ...
+
+    def engine(self, job: Job) -> Engine:
+        """What takes whole images to this network."""
         ...
 
 

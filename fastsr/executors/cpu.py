@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from fastsr import _core
+from fastsr.engine import Job
 from fastsr.errors import DeviceError
+from fastsr.host import HostEngine
 from fastsr.plan import Plan
 
 PRECISIONS = ("fp32", "bf16")
@@ -27,6 +29,9 @@ class PreparedCpu:
 
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
         return self.session.explain(h, w)
+
+    def engine(self, job: Job) -> HostEngine:
+        return HostEngine(self, job)
 
 
 class CpuExecutor:

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastsr import _core
+from fastsr.engine import Job
 from fastsr.errors import DeviceError, LimitError, ModelError
 from fastsr.executors import devices, fp8, several, stages, tuning
 from fastsr.ops import OPS
 from fastsr.plan import INPUT, OUTPUT, Plan
+from fastsr.stream import Feed
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +82,9 @@ class PreparedGpu:
     def members(self) -> tuple[PreparedGpu, ...]:
         """What runs on each GPU: here one."""
         return (self,)
+
+    def engine(self, job: Job) -> Feed:
+        return Feed(self.members, self.isa, job)
 
     def run(
         self,

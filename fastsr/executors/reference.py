@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from fastsr import _core
+from fastsr.engine import Job
 from fastsr.errors import DeviceError, ModelError
+from fastsr.host import HostEngine
 from fastsr.ops import OPS
 from fastsr.plan import INPUT, OUTPUT, Plan
 
@@ -44,6 +46,9 @@ class PreparedReference:
 
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
         return [row | {"who": "reference/torch"} for row in self.session.explain(h, w)]
+
+    def engine(self, job: Job) -> HostEngine:
+        return HostEngine(self, job)
 
 
 class ReferenceExecutor:
