@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections import deque
@@ -21,6 +22,7 @@ DEFAULT_FAMILY, DEFAULT_SCALE = "annet", 3
 
 def main() -> None:
     """Entry point of the `fastsr` command."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         code = cli.main(prog_name="fastsr", standalone_mode=False)
         if sys.stdout is not None:
@@ -31,6 +33,12 @@ def main() -> None:
     except (Exception, KeyboardInterrupt) as e:
         code = _report(e)
     sys.exit(code or 0)
+
+
+def _terminated(number: int, frame: object) -> None:
+    """SIGTERM unwinds as an error does, so that no temporary file stays; the second one ends the process at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise SystemExit(143)
 
 
 def _explain(e: BaseException) -> tuple[str, int]:
