@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,16 @@ class Session:
         x: np.ndarray,  # [C, h, w] f32
         others: Sequence[np.ndarray] = (),  # a step's inputs beside the first, of the output's size
         out: np.ndarray | None = None,  # dense f32; written and returned
+        progress: Callable[[float], object] | None = None,  # given how much is done; what it raises stops the run
     ) -> np.ndarray: ...
+    def upscale(
+        self,
+        given: Pixels,
+        out: Pixels,  # `scale` times as large, of the same dtype and channels
+        progress: Callable[[float], object] | None = None,
+    ) -> bool:
+        """Whether what the network gave was finite; if not, `out` holds anything. Values are not checked: Pixels.check."""
+
     def explain(self, h: int, w: int) -> list[dict[str, Any]]: ...
     def flops(self, h: int, w: int) -> int: ...
     def memory(self, h: int, w: int) -> int: ...

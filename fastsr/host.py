@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,8 +15,38 @@ from fastsr import _core, image
 from fastsr.engine import TURNS, Job, Task, turned_sum
 from fastsr.errors import DeviceError
 
-if TYPE_CHECKING:
-    from fastsr.executors import Prepared
+Progress = Callable[[float], object] | None
+"""given how much of a run is done, some 20 times a second; what it raises stops the run"""
+
+
+class Network(Protocol):
+    """A plan prepared for the host."""
+
+    @property
+    def radius(self) -> int: ...
+
+    @property
+    def isa(self) -> str: ...
+
+    def run(
+        self,
+        x: np.ndarray,  # [C, h, w] f32
+        progress: Progress = None,
+    ) -> np.ndarray:  # [C, h * scale, w * scale] f32
+        ...
+
+    def upscale(self, given: _core.Pixels, out: _core.Pixels, progress: Progress = None) -> bool:
+        """Whether what the network gave was finite."""
+        ...
+
+    def explain(self, h: int, w: int) -> list[dict[str, Any]]: ...
+
+
+def by_planes(
+    run: Callable[[np.ndarray], np.ndarray], given: _core.Pixels, out: _core.Pixels, domain: str, scale: int
+) -> bool:
+    """Network.upscale where the network takes planes only."""
+    return _core.write_pixels(run(_core.read_pixels(given, domain)), given, out, domain, scale)
 
 
 @dataclass(frozen=True)
@@ -34,9 +64,9 @@ class _Work:
 class HostEngine:
     """See fastsr.engine.Engine."""
 
-    def __init__(self, prepared: Prepared, job: Job) -> None:
-        self._prepared, self._job = prepared, job
-        self.radius, self.isa = prepared.radius, prepared.isa
+    def __init__(self, network: Network, job: Job) -> None:
+        self._network, self._job = network, job
+        self.radius, self.isa = network.radius, network.isa
 
     def upscale(self, img: Any) -> Any:
         return self._do(self._take(img))
@@ -45,12 +75,14 @@ class HostEngine:
         return HostQueue(self)
 
     def run(self, planes: np.ndarray) -> np.ndarray:
-        if not self._job.self_ensemble:
-            return self._prepared.run(planes)
-        return np.asarray(turned_sum(self._prepared.run, planes, range(TURNS), np) / TURNS, np.float32)
+        return self._mean(planes, None) if self._job.self_ensemble else self._network.run(planes)
+
+    def _mean(self, planes: np.ndarray, progress: Progress) -> np.ndarray:
+        total = turned_sum(lambda x: self._network.run(x, progress), planes, range(TURNS), np)
+        return np.asarray(total / TURNS, np.float32)
 
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
-        return self._prepared.explain(h, w)
+        return self._network.explain(h, w)
 
     def tune(self, n: int, h: int, w: int) -> list[dict[str, Any]]:
         raise DeviceError("there is nothing to tune on the CPU: load with device='cuda'")
@@ -81,15 +113,18 @@ class HostEngine:
         items = list(zip(given, out, strict=True)) if batch else [(given, out)]
         return _Work(items, True, batch, lambda: torch.from_numpy(out).to(img))
 
-    def _do(self, work: _Work, progress: Callable[[float], object] | None = None) -> Any:
+    def _do(self, work: _Work, progress: Progress = None) -> Any:
         job = self._job
         taken = [_core.Pixels(given, work.channels_first) for given, _ in work.items]
         for i, given in enumerate(taken):
             given.check(i if work.batch else None, job.threads)
         for given, (_, array) in zip(taken, work.items, strict=True):
             out = _core.Pixels(array, work.channels_first)
-            planes = _core.read_pixels(given, job.domain, threads=job.threads)
-            if not _core.write_pixels(self.run(planes), given, out, job.domain, job.scale, threads=job.threads):
+            if job.self_ensemble:
+                finite = by_planes(lambda x: self._mean(x, progress), given, out, job.domain, job.scale)
+            else:
+                finite = self._network.upscale(given, out, progress)
+            if not finite:
                 raise job.not_finite()
         return work.restore()
 

@@ -34,6 +34,8 @@ class PackedSink : public PixelSink {
 
   size_t scratch_bytes(int64_t, int64_t width) const override { return enlarger_.scratch_bytes(width); }
 
+  size_t bytes() const override { return bytes_of(out_); }
+
   void write(const View& band, void* scratch) override {
     const Rect& r = band.rect;
     EnlargedRows beside(enlarger_, r.x0, r.x1, scratch);

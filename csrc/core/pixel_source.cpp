@@ -39,6 +39,8 @@ class PackedSource : public Source {
       }
   }
 
+  size_t bytes() const override { return bytes_of(pixels_); }
+
  private:
   const Pixels pixels_;
   const Domain domain_;
@@ -79,6 +81,8 @@ class YuvSource : public Source {
       }
     }
   }
+
+  size_t bytes() const override { return bytes_of(pixels_); }
 
  private:
   const Pixels pixels_;

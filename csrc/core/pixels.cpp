@@ -71,6 +71,12 @@ int channels_of(Colors colors) {
   }
 }
 
+size_t bytes_of(const Pixels& pixels) {
+  const int64_t all = pixels.height * pixels.width, chroma = (pixels.height + 1) / 2 * ((pixels.width + 1) / 2);
+  const int64_t samples = pixels.colors == Colors::kYuv420 ? all + 2 * chroma : all * channels_of(pixels.colors);
+  return static_cast<size_t>(samples * size_of(pixels.sample));
+}
+
 Pixels i420(unsigned char* y, int64_t y_row, unsigned char* u, unsigned char* v, int64_t uv_row, int64_t height,
             int64_t width) {
   Pixels pixels = yuv(Sample::kU8, height, width);

@@ -44,6 +44,8 @@ struct Pixels {
 };
 
 int channels_of(Colors colors);
+// Of memory that the pixels take, gaps between them left out.
+size_t bytes_of(const Pixels& pixels);
 
 // Planar 4:2:0 of 8 bits; Y, then U and V (I420), or with U and V in turns (NV12; u is the first byte of the pair).
 Pixels i420(unsigned char* y, int64_t y_row, unsigned char* u, unsigned char* v, int64_t uv_row, int64_t height,

@@ -8,7 +8,7 @@
 
 namespace fastsr {
 
-enum class Status { kBadInput, kBadModel, kLimit, kDevice };
+enum class Status { kBadInput, kBadModel, kLimit, kDevice, kStopped };
 
 class Error : public std::runtime_error {
  public:

@@ -23,6 +23,8 @@ class LumaSink : public PixelSink {
 
   size_t scratch_bytes(int64_t, int64_t width) const override { return chroma_.scratch_bytes(half(width) + 1); }
 
+  size_t bytes() const override { return bytes_of(out_); }
+
   void write(const View& band, void* scratch) override {
     const Rect& r = band.rect;
     bool good = true;
@@ -69,7 +71,9 @@ class RgbSink : public PixelSink {
         rows_(rows),
         mixes_(rgb_yuv(out.matrix, out.full)),
         stride_(out.width + 32),
-        planes_(allocate(sizeof(float) * static_cast<size_t>(2 * out.height * stride_))) {}
+        planes_(allocate(planes_bytes())) {}
+
+  size_t bytes() const override { return bytes_of(out_) + planes_bytes(); }
 
   void write(const View& band, void*) override {
     const Rect& r = band.rect;
@@ -117,6 +121,7 @@ class RgbSink : public PixelSink {
   }
 
  private:
+  size_t planes_bytes() const { return sizeof(float) * static_cast<size_t>(2 * out_.height * stride_); }
   float* plane(int k, int64_t y) const {
     return reinterpret_cast<float*>(planes_.get()) + (k * out_.height + y) * stride_;
   }

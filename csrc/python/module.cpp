@@ -28,6 +28,8 @@ static void translate(std::exception_ptr p) {
       case fastsr::Status::kDevice:
         name = "DeviceError";
         break;
+      case fastsr::Status::kStopped:
+        break;
     }
     const py::object type = py::module_::import("fastsr.errors").attr(name);
     PyErr_SetString(type.ptr(), e.what());

@@ -157,8 +157,7 @@ bool write_pixels(const Array& planes, const PixelArray& given, PixelArray& out,
   const int64_t h = given.pixels.height * scale, w = given.pixels.width * scale;
   if (planes.ndim() != 3 || planes.shape(0) != (domain == "y" ? 1 : 3) || planes.shape(1) != h || planes.shape(2) != w)
     fastsr::fail(Status::kBadInput, "planes: expected a [", domain == "y" ? 1 : 3, ", ", h, ", ", w, "] array");
-  for (const py::array& array : out.arrays)
-    if (!array.writeable()) fastsr::fail(Status::kBadInput, "the output cannot be written");
+  out.check_writeable();
   const auto sink = fastsr::make_sink(given.pixels, out.pixels, domain_of(domain), scale, fastsr::choose_isa(isa));
   const fastsr::View all{const_cast<float*>(planes.data()), h * w, w, planes.shape(0), {0, 0, h, w}};
   py::gil_scoped_release release;
