@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -245,16 +245,43 @@ class PreparedGpu:
         import torch
 
         rows = []
-        values = {INPUT: torch.rand((n, self.plan.channels, h, w), device=self.device)}
         with torch.no_grad(), on(self.device), self._lock:
-            for stage in self.stages:
-                inputs = [values[name] for name in stage.inputs]
-                rows += tuning.tune(stage, inputs, self.choices, measure)
-                values[stage.out] = stage.run(inputs, self.choices.of(stage, inputs[0].shape))
-                for name in stage.frees:
-                    del values[name]
+            for compared in self._compared(n, h, w):
+                rows += tuning.choose(compared, self.choices, measure)
             self._graphs.clear()
         return rows
+
+    def trials(self, n: int, h: int, w: int) -> list[list[tuning.Trial]]:
+        """The first half of `tune`: everything compiled and compared, nothing timed. Holds every stage's inputs."""
+        import torch
+
+        with torch.no_grad(), on(self.device), self._lock:
+            return list(self._compared(n, h, w))
+
+    def choose(self, trials: Sequence[Sequence[tuning.Trial]], measure: tuning.Measure | None) -> list[dict[str, Any]]:
+        """The second half, for when nothing else runs on the device."""
+        import torch
+
+        with torch.no_grad(), on(self.device), self._lock:
+            rows = [row for compared in trials for row in tuning.choose(compared, self.choices, measure)]
+            self._graphs.clear()
+        return rows
+
+    def _compared(self, n: int, h: int, w: int) -> Iterator[list[tuning.Trial]]:
+        """Per stage its trials, of stages that share results the first's only."""
+        import torch
+
+        values = {INPUT: torch.rand((n, self.plan.channels, h, w), device=self.device)}
+        seen = set()
+        for stage in self.stages:
+            inputs = [values[name] for name in stage.inputs]
+            row = tuning.row_of(stage, inputs[0].shape)
+            if row not in seen:
+                seen.add(row)
+                yield tuning.trials(stage, inputs)
+            values[stage.out] = stage.run(inputs, self.choices.of(stage, inputs[0].shape))
+            for name in stage.frees:
+                del values[name]
 
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
         of = {step.out: stage for stage in self.stages for step in stage.steps}

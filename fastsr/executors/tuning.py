@@ -15,7 +15,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ FLOOR = {"fp32": 2.0**-22, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8, 
 """one rounding of the output's size: where plain torch happens to be exact, a candidate need not be"""
 CROP = 72
 """side of what is compared with float64, which takes GPUs long: several tiles, the last ones in part"""
+MESSAGE = 2000
+"""characters of a failed candidate's error that are kept: a compiler's message says most at its beginning"""
 
 
 class Choices:
@@ -46,7 +48,7 @@ class Choices:
 
     def of(self, stage: Stage, shape: Sequence[int]) -> Candidate | None:
         """The tuned candidate for a first input of `shape` [N, C, H, W]; None for the stage's default."""
-        kept = self.found.get(_row(stage, shape)) if self.found else None
+        kept = self.found.get(row_of(stage, shape)) if self.found else None
         if not isinstance(kept, dict):
             return None
         mine = (way for way in stage.ways if way.name == kept.get("way"))
@@ -57,7 +59,7 @@ class Choices:
 
     def is_new(self, stage: Stage, shape: Sequence[int]) -> bool:
         """Whether nothing is known of such a stage and size, and nobody asked before."""
-        row = _row(stage, shape)
+        row = row_of(stage, shape)
         if row in self.asked or row in self.found:
             return False
         self.asked.add(row)
@@ -65,7 +67,7 @@ class Choices:
 
     def keep(self, stage: Stage, shape: Sequence[int], candidate: Candidate) -> None:
         """Remember it here and on disk, beside what others wrote there meanwhile."""
-        self.found[_row(stage, shape)] = asdict(candidate)
+        self.found[row_of(stage, shape)] = asdict(candidate)
         everything = _read(self.path)
         everything[self.machine] = everything.get(self.machine, {}) | self.found
         temporary = self.path.parent / f".{self.path.name}-{secrets.token_hex(6)}"
@@ -77,6 +79,17 @@ class Choices:
             temporary.unlink(missing_ok=True)
 
 
+@dataclass
+class Trial:
+    """A candidate that was compared: `launch` runs it, None where it is not eligible."""
+
+    stage: Stage
+    shape: tuple[int, ...]  # of the stage's first input
+    candidate: Candidate
+    row: dict[str, Any]
+    launch: Callable[[], Any] | None = None
+
+
 def tune(
     stage: Stage, inputs: Sequence[Tensor], choices: Choices, measure: Measure | None, defaults: bool = False
 ) -> list[dict[str, Any]]:
@@ -84,6 +97,11 @@ def tune(
 
     defaults: of each way the first only, so that what is chosen is the backend.
     """
+    return choose(trials(stage, inputs, defaults), choices, measure)
+
+
+def trials(stage: Stage, inputs: Sequence[Tensor], defaults: bool = False) -> list[Trial]:
+    """The candidates of a stage, compiled and compared; none where there is nothing to choose. Times nothing."""
     import torch
 
     if len(stage.ways) == 1 and (defaults or len(stage.candidates()) == 1):
@@ -97,17 +115,18 @@ def tune(
         whole = stage.plain(inputs, dtype)
     except RuntimeError:  # torch lacks the memory where our kernels need not
         whole = None
-    rows: list[dict[str, Any]] = []
-    best: tuple[float, Candidate] | None = None
+    shape, found = tuple(inputs[0].shape), []
     for way in stage.ways:
         try:
             candidates = way.candidates[:1] if defaults else way.candidates
         except RuntimeError as e:  # another backend's kernel that cannot be compiled
-            rows.append({"stage": stage.key, "way": way.name, "seconds": None, "failed": f"{type(e).__name__}: {e}"})
+            failed = {"way": way.name, "config": None, "seconds": None, "failed": f"{type(e).__name__}: {e}"}
+            found.append(Trial(stage, shape, Candidate(way.name), {"stage": stage.key, **failed}))
             continue
         for candidate in candidates:
             row: dict[str, Any] = {"stage": stage.key, **asdict(candidate), "limit": limit, "seconds": None}
-            rows.append(row)
+            trial = Trial(stage, shape, candidate, row)
+            found.append(trial)
             try:
                 row["error"] = float((stage.run(small, candidate).double() - truth).abs().max())
                 if not row["error"] <= limit:  # nor NaN
@@ -116,14 +135,29 @@ def tune(
                 # Not the largest: an argmax may fall otherwise here and there.
                 row["apart"] = 0.0 if whole is None else float((out - whole).float().square().mean().sqrt())
                 if row["apart"] <= limit:
-                    row["seconds"] = (measure or _seconds)(lambda c=candidate: stage.run(inputs, c))  # type: ignore[misc]
+                    trial.launch = lambda candidate=candidate: stage.run(inputs, candidate)
             except Exception as e:  # too much shared memory, a compiler's failure: not a candidate here
-                row["failed"] = f"{type(e).__name__}: {e}"[:300]
-            if row["seconds"] is not None and (best is None or row["seconds"] < best[0]):
-                best = (row["seconds"], candidate)
+                row["failed"] = f"{type(e).__name__}: {e}"[:MESSAGE]
+    return found
+
+
+def choose(compared: Sequence[Trial], choices: Choices, measure: Measure | None) -> list[dict[str, Any]]:
+    """Time what is eligible of one stage's trials; keep the fastest. Returns their rows."""
+    best: tuple[float, Trial] | None = None
+    for trial in compared:
+        if trial.launch is None:
+            continue
+        try:
+            seconds = (measure or _seconds)(trial.launch)
+        except Exception as e:
+            trial.row["failed"] = f"{type(e).__name__}: {e}"[:MESSAGE]
+            continue
+        trial.row["seconds"] = seconds
+        if best is None or seconds < best[0]:
+            best = (seconds, trial)
     if best is not None:
-        choices.keep(stage, inputs[0].shape, best[1])
-    return rows
+        choices.keep(best[1].stage, best[1].shape, best[1].candidate)
+    return [trial.row for trial in compared]
 
 
 def _crop(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -166,7 +200,7 @@ def _seconds(launch: Callable[[], Any]) -> float:
     return 1e-3 * float(do_bench(launch, warmup=10, rep=50, return_mode="median"))
 
 
-def _row(stage: Stage, shape: Sequence[int]) -> str:
+def row_of(stage: Stage, shape: Sequence[int]) -> str:
     """Stages of one key share results, images of one power of four of pixels do."""
     n, _, h, w = shape
     return f"{stage.key} 4^{((n * h * w).bit_length() + 1) // 2}"

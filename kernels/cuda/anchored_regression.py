@@ -42,6 +42,8 @@ def supports(
 ) -> str | None:
     """None, or why the kernel does not run the step."""
     atoms, features = shapes["atoms"]
+    if reason := runtime.excluded("anchored_regression"):
+        return reason
     if str(dtype) not in TYPES:
         return f"takes images of float32, bfloat16 and float16, not {dtype}"
     if params["scale"] not in SCALES:

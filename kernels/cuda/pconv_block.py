@@ -36,7 +36,7 @@ def supports(
 ) -> str | None:
     """None, or why the kernel does not run the step."""
     m, c = shapes["w1"][:2]
-    if reason := runtime.not_half(dtype):
+    if reason := runtime.excluded("pconv_block") or runtime.not_half(dtype):
         return reason
     if not tile_channels(c) or m % 16 or m > 64:
         return (
