@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an Upscaler is built on: an engine takes images of any kind and gives them back enlarged, alone or in a stream.
 
-Two have the protocol: fastsr.host on the CPU, and the GPUs' in fastsr.stream.
+Two have the protocol: fastsr.host on the CPU, and the GPUs' in fastsr.gpu.stream.
 """
 
 from __future__ import annotations

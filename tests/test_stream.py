@@ -14,9 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("torch")  # without it tests/test_host.py has what the CPU does
+pytest.importorskip("triton")
+
 import fastsr
-from fastsr import FastsrError, InputError, LimitError, ModelError, Upscaler, executors, modelfile, stream
+from fastsr import FastsrError, InputError, LimitError, ModelError, Upscaler, executors, modelfile
 from fastsr.engine import Job
+from fastsr.gpu import stream
+from fastsr.gpu.several import Several
 from fastsr.plan import Plan, Step
 from fastsr.testing import rng
 
@@ -50,8 +55,6 @@ def small_model(tmp_path: Path) -> Write:
 
 def on_two(path: Path, device: Any, **options: Any) -> Upscaler:
     """As load(device="cuda:0,1") makes it, both being `device`."""
-    from fastsr.executors.several import Several
-
     model, executor = modelfile.read(path), executors.get("triton")
     members: Any = [executor.prepare(model.plan, model.weights, device=str(device)) for _ in range(2)]  # type: ignore[call-arg]
     given = {"threads": 1, "precision": "fp32", "self_ensemble": False, **options}
@@ -74,8 +77,6 @@ def gpu(device: Any, small_model: Write) -> Upscaler:
 def net(request: pytest.FixtureRequest, small_model: Write) -> Upscaler:
     if request.param == "cpu":
         return fastsr.load(small_model(), device="cpu")
-    pytest.importorskip("torch")
-    pytest.importorskip("triton")
     if not executors.devices.interpreted():
         pytest.skip("kernels are compiled in this process")
     return fastsr.load(small_model(), executor="triton") if request.param == "one" else on_two(small_model(), "cpu")

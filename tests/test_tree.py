@@ -26,14 +26,14 @@ ALLOWED = {
     "families": {"plan", "ops", "errors"},
     "modelfile": {"plan", "errors", "executors"},
     "catalog": {"modelfile", "errors"},
-    "executors": {"plan", "ops", "errors", "_core", "kernels", "executors", "engine", "host", "stream"},
+    "executors": {"plan", "ops", "errors", "_core", "executors", "engine", "host"},
+    "gpu": {"plan", "ops", "errors", "_core", "kernels", "executors", "engine", "image", "tolerance"},
+    "tolerance": set(),
     "metrics": {"errors"},
     "image": {"errors", "_core"},
     "engine": {"errors"},
     "host": {"engine", "image", "errors", "_core"},
-    "tensors": {"engine", "errors", "_core"},
-    "stream": {"tensors", "engine", "image", "errors"},
-    "torch_ops": {"executors", "ops", "plan", "errors", "_core"},
+    "torch_ops": {"executors", "gpu", "ops", "plan", "errors", "_core"},
     "upscaler": {
         "catalog",
         "image",
@@ -146,6 +146,46 @@ def test_kernel_objects_export_one_symbol() -> None:
         symbols = [line.split()[-1] for line in lines.stdout.splitlines()]
         assert len(symbols) == 1, f"{path.name} of {path.parent} exports {symbols}"
         assert symbols[0].startswith("fastsr_kernel_"), symbols
+
+
+def at_import(path: Path) -> set[str]:
+    """The modules that a file imports when it is imported itself: not within functions, not for types."""
+    found: set[str] = set()
+
+    def look(body: list[ast.stmt]) -> None:
+        for node in body:
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                found.update({f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)})
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+                look(node.orelse)
+            elif not isinstance(node, ast.FunctionDef):
+                for part in ("body", "orelse", "finalbody"):
+                    look(getattr(node, part, []))
+
+    look(ast.parse(path.read_text()).body)
+    return found
+
+
+def test_only_the_gpus_part_imports_torch_at_import() -> None:
+    """And networks as modules, training, torch's operators and the benchmark's torch engines, which are nothing without it."""
+    torch = (
+        "gpu/",
+        "families/",
+        "train/",
+        "torch_ops.py",
+        "benchmark/best.py",
+        "benchmark/gpu.py",
+        "benchmark/natural.py",
+    )
+    for path in PACKAGE.rglob("*.py"):
+        name = str(path.relative_to(PACKAGE))
+        if not name.startswith((*torch, "kernels/")):
+            heavy = {m for m in at_import(path) if re.match(r"(torch|triton|fastsr\.(gpu|torch_ops))(\.|$)", m)}
+            assert not heavy, f"{name} imports {heavy}"
+    for path in (PACKAGE / "gpu").glob("*.py"):
+        assert path.read_text().count("import torch\n") <= 1, f"{path.name} imports torch in a function"
 
 
 def test_importing_fastsr_imports_no_torch() -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 from fastsr import DeviceError, Upscaler, executors, load, modelfile  # noqa: E402
 from fastsr.engine import Job  # noqa: E402
 from fastsr.executors import devices  # noqa: E402
-from fastsr.executors.several import Several  # noqa: E402
+from fastsr.gpu.several import Several  # noqa: E402
 from fastsr.testing import rng  # noqa: E402
 
 

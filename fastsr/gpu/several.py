@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan prepared on several GPUs. Who takes which image is the engine's business (fastsr.stream)."""
+"""A plan prepared on several GPUs. Who takes which image is the engine's business (fastsr.gpu.stream)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastsr.engine import Job
-from fastsr.stream import Feed
+from fastsr.gpu.stream import Feed
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastsr.executors.gpu import PreparedGpu
+    from fastsr.gpu.gpu import PreparedGpu
 
 
 class Several:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
 
 from fastsr import _core
 from fastsr.engine import TURNS, Job, turned_sum
 from fastsr.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 
 class OnDevice(Protocol):
@@ -74,8 +73,6 @@ def ensemble(
     places: Sequence[Place],
 ) -> Tensor:  # [N, C, h * scale, w * scale] fp32, there
     """The mean over the 8 flips and turns, divided among the places; summed in float64."""
-    import torch
-
     inputs, sums, places = [], [], places[:TURNS]
     for place in places:  # first of all, since a copy waits for what was queued before it
         with place.within():

@@ -11,17 +11,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from fastsr import image, tensors
+from fastsr import image
 from fastsr.engine import Job, Task
 from fastsr.errors import LimitError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from fastsr.gpu import tensors
 
 IN_FLIGHT = 3
 """images on their way per GPU: one goes there, one is worked on, one comes back"""
@@ -41,8 +40,6 @@ class Lane:
     """A CUDA stream of ours."""
 
     def __init__(self, device: torch.device) -> None:
-        import torch
-
         self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def do(self, work: Callable[[], None], after: Mark | None = None) -> Mark:
@@ -55,26 +52,18 @@ class Lane:
         return mark
 
     def within(self) -> contextlib.AbstractContextManager[Any]:
-        import torch
-
         return torch.cuda.stream(self.stream)
 
     def called(self) -> Mark:
         """The mark of what the caller has queued so far, on the current stream."""
-        import torch
-
         mark: Mark = torch.cuda.current_stream(self.stream.device).record_event()
         return mark
 
     def hold(self, mark: Any) -> None:
         """What the caller queues from now on comes after `mark`."""
-        import torch
-
         torch.cuda.current_stream(self.stream.device).wait_event(mark)
 
     def pinned(self, size: int) -> Tensor:
-        import torch
-
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
 
@@ -98,8 +87,6 @@ class AtOnce:
         pass
 
     def pinned(self, size: int) -> Tensor:
-        import torch
-
         return torch.empty(size, dtype=torch.uint8)
 
 
@@ -107,8 +94,6 @@ class Line:
     """A GPU with its lanes. They are made once: memory that torch keeps belongs to a stream."""
 
     def __init__(self, prepared: tensors.OnDevice, domain: str, scale: int) -> None:
-        import torch
-
         self.prepared, self.device = prepared, prepared.device
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
@@ -129,8 +114,6 @@ class Slot:
     """The buffers of one image on its way; they grow to the largest and are used again."""
 
     def __init__(self, line: Line) -> None:
-        import torch
-
         self.line = line
         self.there, self.back = line.up.pinned(0), line.up.pinned(0)
         self.x = self.y = torch.empty(0, dtype=torch.uint8, device=line.device)
@@ -162,7 +145,7 @@ class Slot:
 
         def work() -> None:
             self.y = self._on_device(self.y, end)
-            bad = self.y[:8].view(_int32()).zero_()
+            bad = self.y[:8].view(torch.int32).zero_()
             x, y = _view(self.x, 0, shape, planar, dtype), _view(self.y, HEAD, out, planar, dtype)
             self.line.enlarge(x, y, bad, run)
 
@@ -182,7 +165,7 @@ class Slot:
     def receive(self) -> tuple[Sequence[int], Tensor]:
         """Wait; then the verdict and the pixels [N, s H, s W, C], which the next image overwrites."""
         self.wait()
-        return self.back[:8].view(_int32()).tolist(), self.made
+        return self.back[:8].view(torch.int32).tolist(), self.made
 
     def wait(self) -> None:
         if self.mark is not None:
@@ -190,15 +173,7 @@ class Slot:
 
     def _on_device(self, buffer: Tensor, size: int) -> Tensor:
         """Memory of the current lane, which uses it first."""
-        import torch
-
         return buffer if buffer.numel() >= size else torch.empty(size, dtype=torch.uint8, device=self.line.device)
-
-
-def _int32() -> torch.dtype:
-    import torch
-
-    return torch.int32
 
 
 def _view(buffer: Tensor, begin: int, shape: tuple[int, ...], planar: bool, dtype: torch.dtype) -> Tensor:
@@ -260,8 +235,6 @@ class Feed:
 
     def run(self, planes: np.ndarray) -> np.ndarray:
         """The network alone on the host's planes [C, h, w] f32."""
-        import torch
-
         line, found = self.lines[0], []
 
         def work() -> None:
@@ -277,8 +250,6 @@ class Feed:
 
     def submit(self, img: Any, lines: Sequence[Line], slots: Slots) -> Task:
         """Queue an image of any kind. Raises InputError and LimitError where its values need not be read for them."""
-        import torch
-
         try:
             with torch.no_grad():
                 if image.is_tensor(img):
@@ -288,8 +259,6 @@ class Feed:
             raise LimitError("the GPU has too little free memory for this image: cut it") from None
 
     def _pixels(self, pixels: image.Pixels, lines: Sequence[Line], slots: Slots) -> Task:
-        import torch
-
         a = pixels.array
         h, w = a.shape[:2]
         image.check_output(h, w, self._job.scale)
@@ -377,8 +346,6 @@ class Feed:
     def _host_part(
         self, x: Tensor, to: Tensor, lines: Sequence[Line], slots: Slots, check: Callable[[Tensor], None]
     ) -> Task:
-        import torch
-
         n, c, h, w = x.shape
 
         def fill(given: Tensor) -> None:
@@ -393,8 +360,6 @@ class Feed:
         self, x: Tensor, to: Tensor, lines: Sequence[Line], slots: Slots, check: Callable[[Tensor], None]
     ) -> Task:
         """In place where x lies on the line's device in fp32, else by way of copies between devices."""
-        import torch
-
         line, run = lines[0], self._network(lines)
         verdict = line.down.pinned(8)
 
