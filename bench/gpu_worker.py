@@ -77,7 +77,7 @@ class Bench:
         import torch
 
         from fastsr.benchmark import cases
-        from fastsr.executors.gpu import GpuExecutor
+        from fastsr.gpu.gpu import GpuExecutor
 
         torch.manual_seed(0)
         _flags(self.precision, settled=False)
@@ -149,7 +149,7 @@ class Bench:
         """The compiled functions as one CUDA graph, as our executors and eager torch are run, where they can be."""
         import torch
 
-        from fastsr.executors.gpu import _Graph
+        from fastsr.gpu.gpu import _Graph
 
         if self.engine.endswith("best"):  # it reads numbers back
             return

@@ -18,18 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastsr import _core, executors
-from fastsr.executors import tuning
 from fastsr.plan import Param, Plan, Step
+from fastsr.tolerance import FACTOR, FLOOR
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 TOLERANCE = {"fp32": 1e-5}
 """precision -> max abs error against float64, outputs of order 1"""
-
-FACTOR = tuning.FACTOR
-FLOOR = tuning.FLOOR
-"""a GPU kernel: error against float64 <= FACTOR times plain torch's at the same precision, plus FLOOR of the size"""
 
 UGLY = ((1, 1), (1, 7), (13, 1), (2, 2), (17, 31), (33, 47))
 """h, w that break assumptions: single pixels, primes, one past a vector"""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from PIL import Image
 import fastsr
 from fastsr import cli, image
 from fastsr.executors import devices
+from fastsr.executors.cpu import PreparedCpu
 from fastsr.testing import rng, script
 
 Write = Callable[..., Path]
@@ -219,10 +221,10 @@ def test_verbose_shows_the_trace(run: Run, tmp_path: Path) -> None:
 def test_what_nobody_expects(
     run: Run, small_model: Write, photo: Path, monkeypatch: pytest.MonkeyPatch, error: Any, code: int, message: str
 ) -> None:
-    def fail(self: object, img: object) -> None:
+    def fail(self: object, *given: object) -> None:
         raise error
 
-    monkeypatch.setattr(fastsr.Upscaler, "upscale", fail)
+    monkeypatch.setattr(PreparedCpu, "upscale", fail)
     model = small_model()
     got, _, err = run("upscale", photo, "-o", photo.with_name("o.png"), "-m", model)
     assert got == code
@@ -256,10 +258,24 @@ def test_eval(run: Run, small_model: Write, photo: Path) -> None:
     assert "PSNR" in out
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_no_temporary_file(
+    run: Run, small_model: Write, photo: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    """During the write, when the file is there but not yet under its name."""
+    model, before = small_model(), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(os, "fsync", lambda fd: signal.raise_signal(number))
+    try:
+        assert run("upscale", photo, "-o", photo.with_name("o.png"), "-m", model)[0] == code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert sorted(path.name for path in photo.parent.iterdir()) == ["photo.png", "small.safetensors"]
+
+
 def test_tune(run: Run, small_model: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = run("tune", "-m", small_model(), "--device", "cpu")
     assert code == 6
-    assert_one_line(err, "executor 'cpu' has nothing to tune")
+    assert_one_line(err, "there is nothing to tune on the CPU")
     asked = []
 
     def tune(self: fastsr.Upscaler, h: int, w: int, n: int = 1) -> list[dict[str, Any]]:

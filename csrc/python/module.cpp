@@ -9,6 +9,7 @@ namespace py = pybind11;
 void register_session(py::module_& m);
 void register_machine(py::module_& m);
 void register_model(py::module_& m);
+void register_pixels(py::module_& m);
 
 static void translate(std::exception_ptr p) {
   try {
@@ -42,4 +43,5 @@ PYBIND11_MODULE(_core, m) {
   register_session(m);
   register_machine(m);
   register_model(m);
+  register_pixels(m);
 }

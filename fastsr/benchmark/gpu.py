@@ -21,8 +21,8 @@ from torch import Tensor
 
 from fastsr.benchmark import best, natural
 from fastsr.benchmark.natural import Stage, Values, Wrap
-from fastsr.executors import stages
-from fastsr.executors.gpu import PRECISIONS, GpuExecutor, PreparedGpu
+from fastsr.gpu import stages
+from fastsr.gpu.gpu import PRECISIONS, GpuExecutor, PreparedGpu
 from fastsr.plan import INPUT, OUTPUT, Plan, Step
 
 Run = Callable[[Tensor], Tensor]  # [1, C, h, w] -> [1, C, h * scale, w * scale], fp32 on the device

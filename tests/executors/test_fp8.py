@@ -16,10 +16,10 @@ pytest.importorskip("triton")
 
 from fastsr import DeviceError, executors  # noqa: E402
 from fastsr.evaluate import evaluate_folder  # noqa: E402
-from fastsr.executors import fp8, tuning  # noqa: E402
-from fastsr.executors.gpu import GpuExecutor, PreparedGpu  # noqa: E402
 from fastsr.families.btsrn import BTSRN  # noqa: E402
 from fastsr.families.crnet import CRNetA, CRNetB  # noqa: E402
+from fastsr.gpu import fp8, tuning  # noqa: E402
+from fastsr.gpu.gpu import GpuExecutor, PreparedGpu  # noqa: E402
 from fastsr.testing import rng, script  # noqa: E402
 
 

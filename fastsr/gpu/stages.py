@@ -8,13 +8,12 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from fastsr.plan import Plan, Step
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 IMAGE = 4
 """values of at most so many channels are images: fp32 in every precision (fastsr.kernels.triton.common has the same)"""
@@ -212,8 +211,6 @@ def _kernels(
     sample: Tensor | None,
 ) -> Iterator[tuple[str, Way | str]]:
     """The backends that have a kernel for a step, in order, each with its way or with why the kernel declines."""
-    import torch
-
     mine, shapes = _weights(step, weights), _shapes(step, weights)
     params = {**step.params, **({"tf32": True} if tf32 else {}), **({} if sample is None else {"fp8": sample})}
     for backend in backends:
@@ -314,7 +311,6 @@ def _plain(
 
     def cast(dtype: torch.dtype) -> list[dict[str, Tensor]]:
         """Per step its weights by role, as cuDNN likes them."""
-        import torch
 
         def one(w: Tensor, kind: torch.dtype) -> Tensor:
             w = w.to(device, kind)
@@ -323,8 +319,6 @@ def _plain(
         return [{r: one(weights[name], _kind(step, dtype)) for r, name in step.weights.items()} for step in steps]
 
     def run(inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-        import torch
-
         if dtype not in held:
             held[dtype] = cast(dtype)
         values = dict(zip(_inputs(steps), inputs, strict=True))
@@ -346,8 +340,6 @@ def _plain(
 
 def _kind(step: Step, dtype: torch.dtype) -> torch.dtype:
     """The dtype a step computes in: what makes images of images stays fp32, or fp64."""
-    import torch
-
     return torch.float32 if step.op in IMAGES_ONLY and dtype != torch.float64 else dtype
 
 

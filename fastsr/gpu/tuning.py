@@ -17,20 +17,17 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from fastsr.executors import devices
-from fastsr.executors.stages import Candidate, Stage
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from fastsr.gpu.stages import Candidate, Stage
+from fastsr.tolerance import FACTOR, FLOOR
 
 Measure = Callable[[Callable[[], Any]], float]
 """a launch -> its seconds"""
-FACTOR = 2.0
-FLOOR = {"fp32": 2.0**-22, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8, "fp8": 2.0**-4}
-"""one rounding of the output's size: where plain torch happens to be exact, a candidate need not be"""
 CROP = 72
 """side of what is compared with float64, which takes GPUs long: several tiles, the last ones in part"""
 MESSAGE = 2000
@@ -102,8 +99,6 @@ def tune(
 
 def trials(stage: Stage, inputs: Sequence[Tensor], defaults: bool = False) -> list[Trial]:
     """The candidates of a stage, compiled and compared; none where there is nothing to choose. Times nothing."""
-    import torch
-
     if len(stage.ways) == 1 and (defaults or len(stage.candidates()) == 1):
         return []
     small = _crop(inputs)
@@ -181,8 +176,6 @@ def kernels_hash() -> str:
 
 
 def _precision(stage: Stage) -> tuple[str, torch.dtype]:
-    import torch
-
     words = stage.key.split()
     names = {
         "float32": ("fp32", torch.float32),

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fastsr.plan import INPUT, Plan
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 OPS = ("cista", "pconv_block")
 """ops whose Triton kernels can; the others run in fp16"""
@@ -28,8 +25,6 @@ SIDE = 24
 
 def missing(device: str) -> str | None:
     """Why a device cannot; the interpreter can."""
-    import torch
-
     if device == "cpu" or torch.cuda.get_device_capability(device) >= CAPABILITY:
         return None
     major, minor = torch.cuda.get_device_capability(device)
@@ -53,8 +48,6 @@ def samples(
 
     BTSRN's blocks of smaller size are 14 to 27 % of the blocks' work and most of what e4m3 would cost: they stay fp16.
     """
-    import torch
-
     values = {INPUT: torch.from_numpy(sample(plan.channels)).to(device)[None]}
     found: dict[str, Tensor] = {}
     with torch.no_grad():

@@ -3,6 +3,6 @@
 
 from __future__ import annotations
 
-from fastsr.executors.gpu import GpuExecutor
+from fastsr.gpu.gpu import GpuExecutor
 
 EXECUTOR = GpuExecutor("triton", ("triton", "torch"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan prepared on several GPUs. Who takes which image is the feed's business (fastsr.stream)."""
+"""A plan prepared on several GPUs. Who takes which image is the engine's business (fastsr.gpu.stream)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fastsr.engine import Job
+from fastsr.gpu.stream import Feed
+
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastsr.executors.gpu import PreparedGpu
+    from fastsr.gpu.gpu import PreparedGpu
 
 
 class Several:
-    """What the upscaler asks a prepared plan, answered by all GPUs or, where one is enough, by the first."""
+    """A prepared plan whose network alone runs on the first GPU, and whose engine has them all."""
 
     def __init__(self, members: Sequence[PreparedGpu]) -> None:
         self.members = tuple(members)
@@ -31,6 +34,5 @@ class Several:
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
         return self.members[0].explain(h, w)
 
-    def tune(self, n: int, h: int, w: int) -> list[dict[str, Any]]:
-        """Each GPU by itself: they may be of different kinds. The rows of all."""
-        return [row for member in self.members for row in member.tune(n, h, w)]
+    def engine(self, job: Job) -> Feed:
+        return Feed(self.members, self.isa, job)

@@ -1,28 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pixels on a GPU, from packed to packed: colour by kernels, the network, self-ensemble.
 
-What fastsr.image and fastsr.color do for numpy, for whole batches and without waiting for the device. Values are checked
-on the way; the verdict is two numbers on the device, which `judge` reads when the work is done.
+What the core does with pixels (csrc/core/pixels), for whole batches and without waiting for the device. Values are
+checked on the way; the verdict is two numbers on the device, which `judge` reads when the work is done.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from fastsr import color, image
-from fastsr.errors import InputError, ModelError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-TURNS = 8
-"""flips and turns of a self-ensemble (paper 002)"""
+from fastsr import _core
+from fastsr.engine import TURNS, Job, turned_sum
+from fastsr.errors import InputError
 
 
 class OnDevice(Protocol):
@@ -50,8 +45,7 @@ class Enlarger:
 
     def __init__(self, device: torch.device, domain: str, scale: int) -> None:
         self._kernels: Any = importlib.import_module("fastsr.kernels.triton.color")
-        there, back = (np.column_stack(m).tolist() for m in (color.THERE, color.BACK))
-        self._packed = self._kernels.pack(there, back, 1 if domain == "y" else 3, scale, device)
+        self._packed = self._kernels.pack(*_core.ycbcr(), 1 if domain == "y" else 3, scale, device)
 
     def __call__(
         self,
@@ -61,17 +55,17 @@ class Enlarger:
         run: Callable[[Tensor], Tensor],
     ) -> None:
         """Queue it all on the device's current stream, `run` being the network."""
-        net, rest = self._kernels.split(self._packed, x, bad, float(image.LOW), float(image.HIGH))
+        net, rest = self._kernels.split(self._packed, x, bad, _core.LOWEST, _core.HIGHEST)
         self._kernels.join(self._packed, run(net), rest, bad, out)
 
 
-def judge(bad: Sequence[int], check: Callable[[], None], name: str) -> None:
+def judge(bad: Sequence[int], check: Callable[[], None], job: Job) -> None:
     """Raise InputError when the input was no image, by `check` that names the place, ModelError when the output is none."""
     if bad[0]:
         check()
         raise InputError("float images must lie in [0, 1]: this one did not when it was read")
     if bad[1]:
-        raise ModelError(f"model '{name}' gave values that are not finite for this image")
+        raise job.not_finite()
 
 
 def ensemble(
@@ -85,24 +79,10 @@ def ensemble(
             inputs.append(x.to(place.prepared.device))
     for k, place in enumerate(places):
         with place.within():
-            sums.append(_sum(inputs[k], place.prepared.run_tensor, range(k, TURNS, len(places))))
+            sums.append(turned_sum(place.prepared.run_tensor, inputs[k], range(k, TURNS, len(places)), torch))
     total = sums[0]
     for place, part in zip(places[1:], sums[1:], strict=True):
         with place.within():
             part = part.to(total.device)
         total += part
     return (total / TURNS).float()
-
-
-def _sum(x: Tensor, run: Callable[[Tensor], Tensor], turns: Iterable[int]) -> Tensor:
-    """The sum over some of the turns, in float64."""
-    import torch
-
-    total: Tensor | None = None
-    for turn in turns:
-        turned = torch.rot90(x.flip(-1) if turn >= 4 else x, turn % 4, (-2, -1))
-        y = torch.rot90(run(turned), -(turn % 4), (-2, -1)).double()
-        y = y.flip(-1) if turn >= 4 else y
-        total = y if total is None else total + y
-    assert total is not None
-    return total

@@ -9,26 +9,23 @@ lanes on which everything is done when it is queued.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from fastsr import image, tensors
-from fastsr.errors import FastsrError, LimitError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from fastsr import image
+from fastsr.engine import Job, Task
+from fastsr.errors import LimitError
+from fastsr.gpu import tensors
 
 IN_FLIGHT = 3
 """images on their way per GPU: one goes there, one is worked on, one comes back"""
 HEAD = 16
 """bytes before the pixels that come back: the verdict's two numbers, and what keeps pixels aligned"""
-GIVEN = (FastsrError, MemoryError)
-"""what may be wrong with one image and not with the next"""
 
 
 class Mark(Protocol):
@@ -43,8 +40,6 @@ class Lane:
     """A CUDA stream of ours."""
 
     def __init__(self, device: torch.device) -> None:
-        import torch
-
         self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def do(self, work: Callable[[], None], after: Mark | None = None) -> Mark:
@@ -57,26 +52,18 @@ class Lane:
         return mark
 
     def within(self) -> contextlib.AbstractContextManager[Any]:
-        import torch
-
         return torch.cuda.stream(self.stream)
 
     def called(self) -> Mark:
         """The mark of what the caller has queued so far, on the current stream."""
-        import torch
-
         mark: Mark = torch.cuda.current_stream(self.stream.device).record_event()
         return mark
 
     def hold(self, mark: Any) -> None:
         """What the caller queues from now on comes after `mark`."""
-        import torch
-
         torch.cuda.current_stream(self.stream.device).wait_event(mark)
 
     def pinned(self, size: int) -> Tensor:
-        import torch
-
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
 
@@ -100,8 +87,6 @@ class AtOnce:
         pass
 
     def pinned(self, size: int) -> Tensor:
-        import torch
-
         return torch.empty(size, dtype=torch.uint8)
 
 
@@ -109,8 +94,6 @@ class Line:
     """A GPU with its lanes. They are made once: memory that torch keeps belongs to a stream."""
 
     def __init__(self, prepared: tensors.OnDevice, domain: str, scale: int) -> None:
-        import torch
-
         self.prepared, self.device = prepared, prepared.device
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
@@ -131,8 +114,6 @@ class Slot:
     """The buffers of one image on its way; they grow to the largest and are used again."""
 
     def __init__(self, line: Line) -> None:
-        import torch
-
         self.line = line
         self.there, self.back = line.up.pinned(0), line.up.pinned(0)
         self.x = self.y = torch.empty(0, dtype=torch.uint8, device=line.device)
@@ -164,7 +145,7 @@ class Slot:
 
         def work() -> None:
             self.y = self._on_device(self.y, end)
-            bad = self.y[:8].view(_int32()).zero_()
+            bad = self.y[:8].view(torch.int32).zero_()
             x, y = _view(self.x, 0, shape, planar, dtype), _view(self.y, HEAD, out, planar, dtype)
             self.line.enlarge(x, y, bad, run)
 
@@ -184,7 +165,7 @@ class Slot:
     def receive(self) -> tuple[Sequence[int], Tensor]:
         """Wait; then the verdict and the pixels [N, s H, s W, C], which the next image overwrites."""
         self.wait()
-        return self.back[:8].view(_int32()).tolist(), self.made
+        return self.back[:8].view(torch.int32).tolist(), self.made
 
     def wait(self) -> None:
         if self.mark is not None:
@@ -192,15 +173,7 @@ class Slot:
 
     def _on_device(self, buffer: Tensor, size: int) -> Tensor:
         """Memory of the current lane, which uses it first."""
-        import torch
-
         return buffer if buffer.numel() >= size else torch.empty(size, dtype=torch.uint8, device=self.line.device)
-
-
-def _int32() -> torch.dtype:
-    import torch
-
-    return torch.int32
 
 
 def _view(buffer: Tensor, begin: int, shape: tuple[int, ...], planar: bool, dtype: torch.dtype) -> Tensor:
@@ -224,32 +197,44 @@ class Slots:
         self._free.setdefault(slot.line, []).append(slot)
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is queued: an image or a part of a batch."""
+class GpuMember(tensors.OnDevice, Protocol):
+    """A plan prepared for one GPU."""
 
-    wait: Callable[[], None]
-    result: Callable[[], Any]
-    """waits, and raises what was wrong with the values"""
+    @property
+    def radius(self) -> int: ...
+
+    @property
+    def isa(self) -> str: ...
+
+    def explain(self, h: int, w: int) -> list[dict[str, Any]]: ...
+
+    def tune(self, n: int, h: int, w: int) -> list[dict[str, Any]]: ...
 
 
 class Feed:
-    """What an upscaler does on GPUs: single images and batches, streams of them, the network alone."""
+    """The engine of one or several GPUs (fastsr.engine.Engine): images and batches, streams of them, the network alone."""
 
-    def __init__(
-        self, members: Sequence[tensors.OnDevice], domain: str, scale: int, self_ensemble: bool, name: str
-    ) -> None:
-        self.lines = [Line(prepared, domain, scale) for prepared in members]
-        self.scale, self.self_ensemble, self.name = scale, self_ensemble, name
+    def __init__(self, members: Sequence[GpuMember], isa: str, job: Job) -> None:
+        self.lines = [Line(prepared, job.domain, job.scale) for prepared in members]
+        self._members, self.isa, self._job = members, isa, job
+        self.radius = members[0].radius
 
     def upscale(self, img: Any) -> Any:
         """An image by the first GPU, its self-ensemble by all; a batch is divided among them."""
-        return self._queue(img, self.lines, Slots()).result()
+        return self.submit(img, self.lines, Slots()).result()
+
+    def queue(self) -> FeedQueue:
+        return FeedQueue(self)
+
+    def explain(self, h: int, w: int) -> list[dict[str, Any]]:
+        return self._members[0].explain(h, w)
+
+    def tune(self, n: int, h: int, w: int) -> list[dict[str, Any]]:
+        """Each GPU by itself: they may be of different kinds. The rows of all."""
+        return [row for member in self._members for row in member.tune(n, h, w)]
 
     def run(self, planes: np.ndarray) -> np.ndarray:
         """The network alone on the host's planes [C, h, w] f32."""
-        import torch
-
         line, found = self.lines[0], []
 
         def work() -> None:
@@ -260,43 +245,11 @@ class Feed:
             line.work.do(work, after=line.work.called()).synchronize()
         return np.ascontiguousarray(found[0])
 
-    def stream(self, images: Iterable[Any], return_exceptions: bool) -> Generator[Any, None, None]:
-        """The images in order, GPUs taking turns: see Upscaler.stream."""
-        source, slots = iter(images), Slots()
-        queued: deque[Task] = deque()
-        count, end = 0, None  # what ends the stream, when those before it are given
-        try:
-            while True:
-                while end is None and len(queued) < IN_FLIGHT * len(self.lines):
-                    try:
-                        img = next(source)
-                    except Exception as e:  # StopIteration, or what the iterator raises
-                        end = e
-                        break
-                    try:
-                        queued.append(self._queue(img, [self.lines[count % len(self.lines)]], slots))
-                    except Exception as e:
-                        if return_exceptions and isinstance(e, GIVEN):
-                            queued.append(_failed(e))
-                        else:
-                            end = e
-                    count += 1
-                if not queued:
-                    if end is None or isinstance(end, StopIteration):
-                        return
-                    raise end
-                yield outcome(queued.popleft().result, return_exceptions)
-        finally:
-            for task in queued:
-                task.wait()
-
     def _network(self, lines: Sequence[Line]) -> Callable[[Tensor], Tensor]:
-        return (lambda x: tensors.ensemble(x, lines)) if self.self_ensemble else lines[0].prepared.run_tensor
+        return (lambda x: tensors.ensemble(x, lines)) if self._job.self_ensemble else lines[0].prepared.run_tensor
 
-    def _queue(self, img: Any, lines: Sequence[Line], slots: Slots) -> Task:
+    def submit(self, img: Any, lines: Sequence[Line], slots: Slots) -> Task:
         """Queue an image of any kind. Raises InputError and LimitError where its values need not be read for them."""
-        import torch
-
         try:
             with torch.no_grad():
                 if image.is_tensor(img):
@@ -306,11 +259,9 @@ class Feed:
             raise LimitError("the GPU has too little free memory for this image: cut it") from None
 
     def _pixels(self, pixels: image.Pixels, lines: Sequence[Line], slots: Slots) -> Task:
-        import torch
-
         a = pixels.array
         h, w = a.shape[:2]
-        image.check_output(h, w, self.scale)
+        image.check_output(h, w, self._job.scale)
         packed = (a if a.ndim == 3 else a[:, :, None])[None]
         channels = packed.shape[3]
 
@@ -318,7 +269,7 @@ class Feed:
             np.copyto(to.numpy(), packed)
 
         def finish(made: Tensor) -> Any:
-            out = np.empty((h * self.scale, w * self.scale, channels), pixels.dtype)
+            out = np.empty((h * self._job.scale, w * self._job.scale, channels), pixels.dtype)
             torch.from_numpy(out).copy_(made[0])
             return pixels.restore(out)
 
@@ -342,7 +293,7 @@ class Feed:
         """Queue pixels of the host through a slot of the first line, which is free again when the result is given."""
         slot = slots.take(lines[0])
         try:
-            slot.send(shape, planar, dtype, self.scale, fill, self._network(lines))
+            slot.send(shape, planar, dtype, self._job.scale, fill, self._network(lines))
         except BaseException:
             slots.give_back(slot)
             raise
@@ -350,7 +301,7 @@ class Feed:
         def result() -> Any:
             bad, made = slot.receive()
             try:
-                tensors.judge(bad, lambda: check(slot.given), self.name)
+                tensors.judge(bad, lambda: check(slot.given), self._job)
                 return finish(made)
             finally:
                 slots.give_back(slot)
@@ -362,11 +313,11 @@ class Feed:
         image.check_tensor(img)
         batch = img.detach() if img.ndim == 4 else img.detach()[None]
         n, c, h, w = batch.shape
-        image.check_output(h, w, self.scale)
-        out = batch.new_empty((n, c, h * self.scale, w * self.scale))
+        image.check_output(h, w, self._job.scale)
+        out = batch.new_empty((n, c, h * self._job.scale, w * self._job.scale))
 
         def check(given: Tensor) -> None:
-            image.check_values(img.detach().float().cpu().numpy())
+            image.check_values(img.detach().float().cpu().numpy(), channels_first=True)
 
         groups = [[line] for line in lines] if n > 1 else [lines]
         parts = zip(batch.tensor_split(len(groups)), out.tensor_split(len(groups)), groups, strict=True)
@@ -395,8 +346,6 @@ class Feed:
     def _host_part(
         self, x: Tensor, to: Tensor, lines: Sequence[Line], slots: Slots, check: Callable[[Tensor], None]
     ) -> Task:
-        import torch
-
         n, c, h, w = x.shape
 
         def fill(given: Tensor) -> None:
@@ -411,8 +360,6 @@ class Feed:
         self, x: Tensor, to: Tensor, lines: Sequence[Line], slots: Slots, check: Callable[[Tensor], None]
     ) -> Task:
         """In place where x lies on the line's device in fp32, else by way of copies between devices."""
-        import torch
-
         line, run = lines[0], self._network(lines)
         verdict = line.down.pinned(8)
 
@@ -431,23 +378,21 @@ class Feed:
 
         def result() -> None:
             mark.synchronize()
-            tensors.judge(verdict.view(torch.int32).tolist(), lambda: check(x), self.name)
+            tensors.judge(verdict.view(torch.int32).tolist(), lambda: check(x), self._job)
 
         return Task(mark.synchronize, result)
 
 
-def outcome(result: Callable[[], Any], return_exceptions: bool) -> Any:
-    """A result, or in its place what is wrong with this image."""
-    try:
-        return result()
-    except GIVEN as e:
-        if not return_exceptions:
-            raise
-        return e
+class FeedQueue:
+    """The images of a stream, GPUs taking turns (fastsr.engine.Queue)."""
 
+    def __init__(self, feed: Feed) -> None:
+        self._feed, self._slots = feed, Slots()
+        self._turns = itertools.cycle(feed.lines)
+        self.ahead = IN_FLIGHT * len(feed.lines)
 
-def _failed(e: Exception) -> Task:
-    def result() -> Any:
-        raise e
+    def submit(self, img: Any) -> Task:
+        return self._feed.submit(img, [next(self._turns)], self._slots)
 
-    return Task(lambda: None, result)
+    def close(self) -> None:
+        """Nothing on its way can be recalled."""

@@ -13,19 +13,20 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fastsr import _core
+from fastsr.engine import Job
 from fastsr.errors import DeviceError, LimitError, ModelError
-from fastsr.executors import devices, fp8, several, stages, tuning
+from fastsr.executors import devices
+from fastsr.gpu import fp8, several, stages, tuning
+from fastsr.gpu.stream import Feed
 from fastsr.ops import OPS
 from fastsr.plan import INPUT, OUTPUT, Plan
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 PRECISIONS = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "float16"}
 """tf32: fp32 values whose products are rounded to 10 bits of mantissa; fp8: fp16, and e4m3 products where fp8.py says"""
@@ -50,8 +51,6 @@ class PreparedGpu:
         tile: int = 0,
         memory_limit: int | None = None,
     ) -> None:
-        import torch
-
         self.plan, self.precision, self.tile, self.memory_limit = plan, precision, tile, memory_limit
         self.device = torch.device(device)
         self.dtype = getattr(torch, PRECISIONS[precision])
@@ -81,12 +80,13 @@ class PreparedGpu:
         """What runs on each GPU: here one."""
         return (self,)
 
+    def engine(self, job: Job) -> Feed:
+        return Feed(self.members, self.isa, job)
+
     def run(
         self,
         x: np.ndarray,  # [C, h, w] f32 in [0, 1]
     ) -> np.ndarray:  # [C, h * scale, w * scale] f32
-        import torch
-
         out: np.ndarray = self.run_tensor(torch.from_numpy(np.array(x, np.float32))[None])[0].cpu().numpy()
         return np.ascontiguousarray(out)
 
@@ -95,8 +95,6 @@ class PreparedGpu:
         x: Tensor,  # [N, C, h, w] float in [0, 1], any strides
     ) -> Tensor:  # [N, C, h * scale, w * scale] fp32 on this device
         """The network alone, queued on the device's current stream. Raises LimitError when memory is short."""
-        import torch
-
         n, c, h, w = x.shape
         if c != self.plan.channels:
             raise ModelError(f"the network reads {self.plan.channels} channels, the tensor has {c}")
@@ -197,8 +195,6 @@ class PreparedGpu:
             return graph.replay(x)
 
     def _capture(self, x: Tensor) -> _Graph:
-        import torch
-
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
             self._turn = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -210,8 +206,6 @@ class PreparedGpu:
 
     def _forget(self) -> None:
         """Give the memory of graphs and of freed tensors back."""
-        import torch
-
         with self._lock:
             self._graphs.clear()
             self._pool = None
@@ -237,8 +231,6 @@ class PreparedGpu:
 
         Returns a row per candidate: stage, who, config, error, limit, seconds (None: not eligible).
         """
-        import torch
-
         rows = []
         with torch.no_grad(), on(self.device), self._lock:
             for compared in self._compared(n, h, w):
@@ -248,15 +240,11 @@ class PreparedGpu:
 
     def trials(self, n: int, h: int, w: int) -> list[list[tuning.Trial]]:
         """The first half of `tune`: everything compiled and compared, nothing timed. Holds every stage's inputs."""
-        import torch
-
         with torch.no_grad(), on(self.device), self._lock:
             return list(self._compared(n, h, w))
 
     def choose(self, trials: Sequence[Sequence[tuning.Trial]], measure: tuning.Measure | None) -> list[dict[str, Any]]:
         """The second half, for when nothing else runs on the device."""
-        import torch
-
         with torch.no_grad(), on(self.device), self._lock:
             rows = [row for compared in trials for row in tuning.choose(compared, self.choices, measure)]
             self._graphs.clear()
@@ -264,8 +252,6 @@ class PreparedGpu:
 
     def _compared(self, n: int, h: int, w: int) -> Iterator[list[tuning.Trial]]:
         """Per stage its trials, of stages that share results the first's only."""
-        import torch
-
         values = {INPUT: torch.rand((n, self.plan.channels, h, w), device=self.device)}
         seen = set()
         for stage in self.stages:
@@ -302,8 +288,6 @@ class _Graph:
     """
 
     def __init__(self, eager: Callable[[Tensor], Tensor], x: Tensor, pool: Any, turn: Any) -> None:
-        import torch
-
         self.x = torch.empty(x.shape, device=x.device)
         self.x.copy_(x)
         self.graph = torch.cuda.CUDAGraph()
@@ -313,8 +297,6 @@ class _Graph:
             self.out = eager(self.x)
 
     def replay(self, x: Tensor) -> Tensor:
-        import torch
-
         torch.cuda.current_stream().wait_event(self.turn)
         self.x.copy_(x)
         self.graph.replay()
@@ -326,8 +308,6 @@ class _Graph:
 def on(device: torch.device) -> Any:
     """Make `device` the current one; nothing to do for a CPU."""
     import contextlib
-
-    import torch
 
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
