@@ -50,7 +50,8 @@ def compare(stub: dict[str, ast.stmt], module: object, where: str) -> None:
         if isinstance(item, ast.ClassDef):
             compare(members(item.body), value, name)
         elif isinstance(item, ast.FunctionDef) and not isinstance(value, property):
-            assert stubbed(item) == built(value.__doc__), f"{where}.{name}"
+            function = value.__func__ if isinstance(value, staticmethod) else value
+            assert stubbed(item) == built(function.__doc__), f"{where}.{name}"
         elif isinstance(item, ast.FunctionDef):
             assert [d.id for d in item.decorator_list if isinstance(d, ast.Name)] == ["property"], f"{where}.{name}"
 
