@@ -22,7 +22,8 @@ from torch import Tensor
 from fastsr.benchmark import best, natural
 from fastsr.benchmark.natural import Stage, Values, Wrap
 from fastsr.gpu import stages
-from fastsr.gpu.gpu import PRECISIONS, GpuExecutor, PreparedGpu
+from fastsr.gpu.gpu import GpuExecutor, PreparedGpu
+from fastsr.gpu.stages import PRECISIONS
 from fastsr.plan import INPUT, OUTPUT, Plan, Step
 
 Run = Callable[[Tensor], Tensor]  # [1, C, h, w] -> [1, C, h * scale, w * scale], fp32 on the device
@@ -58,7 +59,7 @@ def compiled(
     mode: str | None = None,  # of torch.compile
 ) -> Run:
     """The plan through torch.compile."""
-    dtype = getattr(torch, PRECISIONS[precision])
+    dtype = PRECISIONS[precision]
 
     exact = {name for step in plan.steps if step.op in stages.IMAGES_ONLY for name in step.weights.values()}
 

@@ -24,12 +24,11 @@ from fastsr.engine import Job
 from fastsr.errors import DeviceError, LimitError, ModelError
 from fastsr.executors import devices
 from fastsr.gpu import fp8, several, stages, tuning
+from fastsr.gpu.stages import PRECISIONS
 from fastsr.gpu.stream import Feed
 from fastsr.ops import OPS
 from fastsr.plan import INPUT, OUTPUT, Plan
 
-PRECISIONS = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "float16"}
-"""tf32: fp32 values whose products are rounded to 10 bits of mantissa; fp8: fp16, and e4m3 products where fp8.py says"""
 GRAPHS = 8
 """CUDA graphs kept, of the shapes used last; they share one pool of memory"""
 SMALLEST = 16
@@ -53,7 +52,7 @@ class PreparedGpu:
     ) -> None:
         self.plan, self.precision, self.tile, self.memory_limit = plan, precision, tile, memory_limit
         self.device = torch.device(device)
-        self.dtype = getattr(torch, PRECISIONS[precision])
+        self.dtype = PRECISIONS[precision]
         arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in weights.items()}
         # The native rules check the plan, and know its radius and shapes.
         self.session = _core.Session(plan.to_dict(), arrays, threads=1)
@@ -62,9 +61,7 @@ class PreparedGpu:
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
         with on(self.device):
             samples = fp8.samples(plan, tensors, self.device) if precision == "fp8" else None
-            self.stages = stages.build(
-                plan, tensors, backends, self.dtype, self.device, precision == "tf32", rivals, samples
-            )
+            self.stages = stages.build(plan, tensors, backends, stages.Target(self.device, precision), rivals, samples)
         self.choices = tuning.Choices(self.device)
         # Whether backends are timed against each other on the first image of a class of sizes.
         self.measures = rivals and self.device.type == "cuda"
@@ -272,7 +269,7 @@ class PreparedGpu:
         for row in found:
             stage = of[row["out"]]
             chosen = self.choices.of(stage, (1, *shapes[stage.inputs[0]]))
-            who = f"{stage.ways[0].name if chosen is None else chosen.way} {stage.precision or self.precision}"
+            who = f"{stage.ways[0].name if chosen is None else chosen.way} {stage.precision}"
             if chosen is not None:
                 who += " tuned"
             if stage.note:

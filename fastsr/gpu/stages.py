@@ -8,13 +8,21 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from fastsr.plan import Plan, Step
 
+PRECISIONS = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp8": torch.float16,
+}
+"""precision -> dtype of values. tf32: products are rounded to 10 bits of mantissa; fp8: e4m3 products where fp8.py says"""
 IMAGE = 4
 """values of at most so many channels are images: fp32 in every precision (fastsr.kernels.triton.common has the same)"""
 IMAGES_ONLY = ("resize_bicubic", "anchored_regression")
@@ -25,8 +33,51 @@ SYNCHRONOUS = ("anchored_regression",)
 BY_LIBRARY = ("conv2d", "upsample_residual", "pixel_shuffle")
 """ops that torch has as well, one kernel or two each: measuring chooses"""
 
+
+class Runs(Protocol):
+    """What every module of fastsr.kernels that runs steps has beside `supports` and `pack`."""
+
+    def launch(self, packed: Any, *inputs: Tensor, **params: Any) -> Tensor: ...
+
+    def candidates(self, packed: Any, device: torch.device) -> Sequence[Any]:
+        """Configurations that `launch(config=)` takes, the default first; none where there is but one way."""
+        ...
+
+
+class Kernel(Runs, Protocol):
+    """A module fastsr.kernels.<backend>.<op>; see docs/architecture.md."""
+
+    def supports(
+        self, params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+    ) -> str | None: ...
+
+    def pack(
+        self, weights: Mapping[str, Tensor], params: Mapping[str, Any], dtype: torch.dtype, device: torch.device
+    ) -> Any: ...
+
+    def scratch(self, params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], size: int) -> int:
+        """Bytes per pixel of the first input that a run holds beside inputs and output; size: of a working value."""
+        ...
+
+
 Launch = Callable[[Any, "Sequence[Tensor]", Any], "Tensor"]
 """(packed weights, inputs, a configuration or None) -> out"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What stages are made for."""
+
+    device: torch.device
+    precision: str  # of PRECISIONS
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISIONS[self.precision]
+
+    @property
+    def tf32(self) -> bool:
+        return self.precision == "tf32"
 
 
 @dataclass(frozen=True)
@@ -69,10 +120,14 @@ class Stage:
     capturable: bool = True
     note: str = ""
     """why an earlier backend does not run it, or it is not run in e4m3"""
-    precision: str = ""
-    """where it is not the plan's"""
+    precision: str = "fp32"
+    """of its products, of PRECISIONS"""
     frees: tuple[str, ...] = ()
     key: str = field(default="", compare=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISIONS[self.precision]
 
     @property
     def out(self) -> str:
@@ -97,24 +152,23 @@ def build(
     plan: Plan,
     weights: Mapping[str, Tensor],  # fp32, on the CPU
     backends: Sequence[str],
-    dtype: torch.dtype,
-    device: torch.device,
-    tf32: bool,
+    target: Target,
     rivals: bool = False,  # every backend that supports a step is a way, not the first alone
     samples: Mapping[str, Tensor] | None = None,  # of precision fp8, by fp8.samples
 ) -> list[Stage]:
     """The stages of a plan, in order; every step is in exactly one."""
     found: list[Stage] = []
+    others = replace(target, precision="fp16") if target.precision == "fp8" else target
     steps = list(plan.steps)
     readers = {step.out: sum(step.out in other.inputs for other in steps) for step in steps}
     while steps:
         stage = None
         if "triton" in backends and _module("triton", "shallow"):
-            stage = _fused(steps, readers, weights, dtype, device, tf32)
-        if samples is not None:
-            stage = replace(stage, precision="fp16") if stage else None
-            stage = stage or _in_e4m3(steps[0], weights, backends, dtype, device, samples, rivals)
-        stage = stage or _single(steps[0], weights, backends, dtype, device, tf32, rivals)
+            stage = _fused(steps, readers, weights, others)
+        sample = samples.get(steps[0].out) if samples is not None else None
+        if stage is None and sample is not None:
+            stage = _in_e4m3(steps[0], weights, backends, target, sample, rivals)
+        stage = stage or _single(steps[0], weights, backends, others, rivals)
         found.append(stage)
         del steps[: len(stage.steps)]
     last = {name: i for i, stage in enumerate(found) for name in stage.inputs}
@@ -128,20 +182,19 @@ def _in_e4m3(
     step: Step,
     weights: Mapping[str, Tensor],
     backends: Sequence[str],
-    dtype: torch.dtype,
-    device: torch.device,
-    samples: Mapping[str, Tensor],
+    target: Target,
+    sample: Tensor,
     rivals: bool,
 ) -> Stage:
     """A step by Triton's kernel in e4m3, where it has one that can; else in fp16, and the stage says so."""
-    sample, note = samples.get(step.out), ""
-    if sample is not None and "triton" in backends:
-        found = _single(step, weights, ("triton",), dtype, device, False, False, sample)
+    note = ""
+    if "triton" in backends:
+        found = _single(step, weights, ("triton",), target, False, sample)
         if found.ways[0].name == "triton":
-            return replace(found, key=f"{found.key} fp8")
+            return found
         note = found.note
-    found = _single(step, weights, backends, dtype, device, False, rivals)
-    return replace(found, precision="fp16", note=note or found.note)
+    found = _single(step, weights, backends, replace(target, precision="fp16"), rivals)
+    return replace(found, note=note or found.note)
 
 
 def _module(backend: str, name: str) -> Any:
@@ -166,21 +219,19 @@ def _single(
     step: Step,
     weights: Mapping[str, Tensor],
     backends: Sequence[str],
-    dtype: torch.dtype,
-    device: torch.device,
-    tf32: bool,
+    target: Target,
     rivals: bool,
     sample: Tensor | None = None,
 ) -> Stage:
     """One step by the first backend that has it, or by all that have; with a sample of its input, in e4m3."""
-    plain = _plain((step,), weights, device, tf32)
+    plain = _plain((step,), weights, target)
 
     def by_torch(packed: Any, inputs: Sequence[Tensor], config: Any) -> Tensor:
-        return plain(inputs, dtype)
+        return plain(inputs, target.dtype)
 
     found: list[Way] = []
     note = ""
-    for backend, way in _kernels(step, weights, backends, dtype, device, tf32, sample):
+    for backend, way in _kernels(step, weights, backends, target, sample):
         if not found and (reason := _unusable(way)):
             note = note or f"{backend}: {reason}"
         elif isinstance(way, Way):
@@ -197,7 +248,8 @@ def _single(
         plain,
         capturable=not alone or step.op not in SYNCHRONOUS,
         note=note,
-        key=f"{'/'.join(way.name for way in found)} {_key((step,), weights, dtype, tf32)}",
+        precision=target.precision,
+        key=f"{'/'.join(way.name for way in found)} {_key((step,), weights)}",
     )
 
 
@@ -205,32 +257,27 @@ def _kernels(
     step: Step,
     weights: Mapping[str, Tensor],
     backends: Sequence[str],
-    dtype: torch.dtype,
-    device: torch.device,
-    tf32: bool,
+    target: Target,
     sample: Tensor | None,
 ) -> Iterator[tuple[str, Way | str]]:
     """The backends that have a kernel for a step, in order, each with its way or with why the kernel declines."""
     mine, shapes = _weights(step, weights), _shapes(step, weights)
-    params = {**step.params, **({"tf32": True} if tf32 else {}), **({} if sample is None else {"fp8": sample})}
+    params = {**step.params, **({"tf32": True} if target.tf32 else {}), **({} if sample is None else {"fp8": sample})}
     for backend in backends:
-        kernel = None if backend == "torch" else _module(backend, step.op)
+        kernel: Kernel | None = None if backend == "torch" else _module(backend, step.op)
         if kernel is None:
             continue
-        working = torch.float32 if (backend, step.op) in TYPED_AS_IMAGES else dtype
+        working = torch.float32 if (backend, step.op) in TYPED_AS_IMAGES else target.dtype
         reason = kernel.supports(params, shapes, working)
-        yield (
-            backend,
-            reason
-            or _way(
-                backend,
-                kernel,
-                lambda kernel=kernel, working=working: kernel.pack(mine, params, working, device),  # type: ignore[misc]
-                dict(step.params),
-                device,
-                kernel.scratch(params, shapes, dtype.itemsize) if hasattr(kernel, "scratch") else 0,
-            ),
-        )
+        if reason:
+            yield backend, reason
+            continue
+
+        def pack(kernel: Kernel = kernel, working: torch.dtype = working) -> Any:
+            return kernel.pack(mine, params, working, target.device)
+
+        scratch = kernel.scratch(params, shapes, target.dtype.itemsize)
+        yield backend, _way(backend, kernel, pack, dict(step.params), target.device, scratch)
 
 
 def _unusable(way: Way | str) -> str:
@@ -245,16 +292,16 @@ def _unusable(way: Way | str) -> str:
 
 
 def _way(
-    name: str, kernel: Any, pack: Callable[[], Any], params: dict[str, Any], device: torch.device, scratch: int = 0
+    name: str, kernel: Runs, pack: Callable[[], Any], params: dict[str, Any], device: torch.device, scratch: int = 0
 ) -> Way:
     """A module of fastsr.kernels as a way."""
 
     def launch(packed: Any, inputs: Sequence[Tensor], config: Any) -> Tensor:
         tuned = {} if config is None else {"config": config}
-        return kernel.launch(packed, *inputs, **params, **tuned)  # type: ignore[no-any-return]
+        return kernel.launch(packed, *inputs, **params, **tuned)
 
     def configs(packed: Any) -> Sequence[Any]:
-        return tuple(kernel.candidates(packed, device)) if hasattr(kernel, "candidates") else ()
+        return tuple(kernel.candidates(packed, device))
 
     return Way(name, pack, launch, configs, scratch)
 
@@ -263,9 +310,7 @@ def _fused(
     steps: Sequence[Step],
     readers: Mapping[str, int],
     weights: Mapping[str, Tensor],
-    dtype: torch.dtype,
-    device: torch.device,
-    tf32: bool,
+    target: Target,
 ) -> Stage | None:
     """The first three or two steps as one `shallow` launch, where they are such a run of conv2d."""
     shallow = _module("triton", "shallow")
@@ -278,13 +323,23 @@ def _fused(
         if not (chained and alone):
             continue
         shapes = [_shapes(step, weights) for step in run]
-        params = [{**step.params, **({"tf32": True} if tf32 else {})} for step in run]
-        if shallow.supports(params, shapes, dtype):
+        params = [{**step.params, **({"tf32": True} if target.tf32 else {})} for step in run]
+        if shallow.supports(params, shapes, target.dtype):
             continue
         mine = [_weights(step, weights) for step in run]
-        way = _way("triton shallow", shallow, lambda: shallow.pack(mine, params, dtype, device), {}, device)  # noqa: B023
-        key = f"{way.name} {_key(run, weights, dtype, tf32)}"
-        return Stage(run, (way,), _inputs(run), _plain(run, weights, device, tf32), key=key)
+
+        def pack(mine: Any = mine, params: Any = params) -> Any:
+            return shallow.pack(mine, params, target.dtype, target.device)
+
+        way = _way("triton shallow", shallow, pack, {}, target.device)
+        return Stage(
+            run,
+            (way,),
+            _inputs(run),
+            _plain(run, weights, target),
+            precision=target.precision,
+            key=f"{way.name} {_key(run, weights)}",
+        )
     return None
 
 
@@ -293,18 +348,18 @@ def _inputs(steps: Sequence[Step]) -> tuple[str, ...]:
     return steps[0].inputs if len(steps) == 1 else (*steps[0].inputs, *steps[-1].inputs[1:])
 
 
-def _key(steps: Sequence[Step], weights: Mapping[str, Tensor], dtype: torch.dtype, tf32: bool) -> str:
-    """What a tuning result belongs to, but for the size of the image and the device."""
+def _key(steps: Sequence[Step], weights: Mapping[str, Tensor]) -> str:
+    """What a tuning result belongs to, but for the precision, the size of the image and the device."""
     parts = []
     for step in steps:
         sizes = ",".join(f"{r}{list(s)}".replace(" ", "") for r, s in sorted(_shapes(step, weights).items()))
         how = ",".join(f"{k}={v}" for k, v in sorted(step.params.items()) if k != "slope")
         parts.append(f"{step.op}({sizes};{how};{len(step.inputs)})")
-    return f"{'+'.join(parts)} {str(dtype).partition('.')[2]}{' tf32' if tf32 else ''}"
+    return "+".join(parts)
 
 
 def _plain(
-    steps: tuple[Step, ...], weights: Mapping[str, Tensor], device: torch.device, tf32: bool
+    steps: tuple[Step, ...], weights: Mapping[str, Tensor], target: Target
 ) -> Callable[[Sequence[Tensor], torch.dtype], Tensor]:
     """The steps by their torch references in a dtype; images stay fp32 (fp64 in fp64) between and after them."""
     held: dict[torch.dtype, list[dict[str, Tensor]]] = {}
@@ -313,7 +368,7 @@ def _plain(
         """Per step its weights by role, as cuDNN likes them."""
 
         def one(w: Tensor, kind: torch.dtype) -> Tensor:
-            w = w.to(device, kind)
+            w = w.to(target.device, kind)
             return w.contiguous(memory_format=torch.channels_last) if w.ndim == 4 else w
 
         return [{r: one(weights[name], _kind(step, dtype)) for r, name in step.weights.items()} for step in steps]
@@ -323,7 +378,7 @@ def _plain(
             held[dtype] = cast(dtype)
         values = dict(zip(_inputs(steps), inputs, strict=True))
         # By default torch rounds fp32 convolutions to tf32. These switches are the process's: held for these calls only.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=tf32):
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=target.tf32):
             for step, roles in zip(steps, held[dtype], strict=True):
                 op = importlib.import_module(f"fastsr.ops.{step.op}")
                 given = (values[name].to(_kind(step, dtype)) for name in step.inputs)

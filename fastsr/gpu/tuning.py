@@ -103,7 +103,7 @@ def trials(stage: Stage, inputs: Sequence[Tensor], defaults: bool = False) -> li
         return []
     small = _crop(inputs)
     truth = stage.plain(small, torch.float64)
-    precision, dtype = _precision(stage)
+    precision, dtype = stage.precision, stage.dtype
     size = max(1.0, float(truth.abs().max()))
     limit = FACTOR * float((stage.plain(small, dtype).double() - truth).abs().max()) + FLOOR[precision] * size
     try:
@@ -175,17 +175,6 @@ def kernels_hash() -> str:
     return digest.hexdigest()[:12]
 
 
-def _precision(stage: Stage) -> tuple[str, torch.dtype]:
-    words = stage.key.split()
-    names = {
-        "float32": ("fp32", torch.float32),
-        "float16": ("fp16", torch.float16),
-        "bfloat16": ("bf16", torch.bfloat16),
-    }
-    precision, dtype = next(names[word] for word in words if word in names)
-    return next((word for word in ("tf32", "fp8") if word in words), precision), dtype
-
-
 def _seconds(launch: Callable[[], Any]) -> float:
     """The median of a launch's time on the GPU."""
     from triton.testing import do_bench
@@ -194,9 +183,9 @@ def _seconds(launch: Callable[[], Any]) -> float:
 
 
 def row_of(stage: Stage, shape: Sequence[int]) -> str:
-    """Stages of one key share results, images of one power of four of pixels do."""
+    """Stages of one key and precision share results, images of one power of four of pixels do."""
     n, _, h, w = shape
-    return f"{stage.key} 4^{((n * h * w).bit_length() + 1) // 2}"
+    return f"{stage.key} {stage.precision} 4^{((n * h * w).bit_length() + 1) // 2}"
 
 
 def cache_file() -> Path:
