@@ -428,5 +428,5 @@ def test_a_cuda_stream_queues_behind_events(monkeypatch: pytest.MonkeyPatch) -> 
     ]
     asked: dict[str, Any] = {}
     monkeypatch.setattr(torch, "empty", lambda size, **how: asked.update(how, size=size))
-    stream.pinned(7)
+    ours.pinned(7)
     assert asked == {"size": 7, "dtype": torch.uint8, "pin_memory": True}
