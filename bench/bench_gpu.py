@@ -287,22 +287,27 @@ def _keep_candidates(job: Job, first: dict[str, Any]) -> None:
 
 
 def table(rows: list[dict[str, Any]], probes: dict[str, Any]) -> str:
-    """Markdown: per case and precision the engines' milliseconds, the best peer over the best of ours, share of the roofline."""
-    names = (*OURS, *PEERS)
-    head = ["case", "precision", *(f"{name} ms" for name in names)]
-    head += ["best peer / fastsr", "TFLOP/s", "TB/s", "of roofline"]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    """Markdown: per case and precision the engines' milliseconds, the best peer over the best of ours, share of the roofline.
+
+    A row with a "doubt" is in brackets, and no part of the ratio. Engines that nobody asked for have no column.
+    """
     by_half = {r["case"]: {} for r in rows}  # type: dict[str, dict[str, dict[str, Any]]]
     for row in rows:
         if row["precision"] == "fp16" and row["engine"] in PEERS:
             by_half[row["case"]][row["engine"]] = row
+    names = [name for name in (*OURS, *PEERS) if any(row["engine"] == name for row in rows)]
+    head = ["case", "precision", *(f"{name} ms" for name in names)]
+    head += ["best peer / fastsr", "TFLOP/s", "TB/s", "of roofline"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for case, precision in dict.fromkeys((row["case"], row["precision"]) for row in rows):
         mine = {r["engine"]: r for r in rows if (r["case"], r["precision"]) == (case, precision)}
         mine |= by_half[case] if precision == "fp8" else {}
-        ms = {name: row["ms_median"] for name, row in mine.items() if "ms_median" in row}
-        ours, peers = (sorted((ms[n], n) for n in group if n in ms) for group in (OURS, PEERS))
-        cells = [f"{ms[n]:.3f}" if n in ms else "-" if n not in mine else "not measured" for n in names]
-        cells.append(f"{peers[0][0] / ours[0][0]:.2f}" if ours and peers else "not measured")
+        sure = {n: r["ms_median"] for n, r in mine.items() if "ms_median" in r and "doubt" not in r}
+        ours, peers = (sorted((sure[n], n) for n in group if n in sure) for group in (OURS, PEERS))
+        cells = [_cell(mine.get(name)) for name in names]
+        doubted = any(name in PEERS and "doubt" in row for name, row in mine.items())
+        unknown = "in doubt" if doubted and ours else "not measured"
+        cells.append(f"{peers[0][0] / ours[0][0]:.2f}" if ours and peers else unknown)
         best = mine[ours[0][1]] if ours else {}
         if ours and precision in probes:
             share = max(best["tflops"] / probes[precision], (best["tbps"] or 0) / probes["tbps"])
@@ -311,6 +316,14 @@ def table(rows: list[dict[str, Any]], probes: dict[str, Any]) -> str:
             cells += ["not measured"] * 3
         lines.append(f"| {case} | {precision} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    if "ms_median" not in row:
+        return "not measured"
+    return f"({row['ms_median']:.3f})" if "doubt" in row else f"{row['ms_median']:.3f}"
 
 
 def probe(report: Report) -> None:
@@ -338,16 +351,22 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=[""], help="parts of names; default: all")
     parser.add_argument("--seconds", type=float, default=480.0, help="for all of it")
     parser.add_argument("--while-not", type=Path, help="nothing is timed while this file exists: others use the GPU")
-    parser.add_argument("--table", action="store_true", help="print what the file holds, and measure nothing")
+    parser.add_argument(
+        "--table", nargs="?", const="", metavar="FILE", help="print what the results hold, and measure nothing"
+    )
     parser.add_argument("--workers", type=int, default=max(1, min(12, (os.cpu_count() or 1) - 2)))
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
+    if options.table:  # of another machine
+        kept = json.loads(Path(options.table).read_text())
+        print(table(kept["rows"], kept["probes"]))
+        return
     about = jobs.about()
     report = Report(jobs.RESULTS / f"{about['machine']}.json", about)
     wanted = [job for phase in options.phase or () for job in known.get(phase, ())]
     if not options.phase:
         wanted = [job for p in options.precision for job in every(options.engines, p, options.cases)]
-    if options.table:
+    if options.table is not None:
         print(table(report.data["rows"], report.data["probes"]))
         return
     probe(report)
