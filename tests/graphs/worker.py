@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs cases in a process of its own, without torch: `python -m graphs.worker`, a case a line in, an answer each out.
+"""Runs cases in a process of its own, without torch: a case a line in, an answer each out (graphs/workers.py).
 
 A case that kills this process is a finding, and a sanitizer, which wants to be loaded first, has only numpy and the core to
 watch. An answer is a line of JSON, then the outputs it lists, as float32.

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from graphs.case import Case
 
+import fastsr
+
 SECONDS = 120
 """a case takes half a second; this is a hang"""
 
@@ -28,16 +30,16 @@ class Died(Exception):
 class Worker:
     def __init__(self, env: dict[str, str] | None = None, seconds: float = SECONDS) -> None:
         """`env`: added to the worker's, such as LD_PRELOAD of a sanitizer."""
-        root = Path(__file__).parents[2]
-        paths = [str(root / "tests"), *filter(None, [os.environ.get("PYTHONPATH"), *sys.path])]
-        self.env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths), **(env or {})}
+        ours = [Path(fastsr.__file__).parents[1], Path(__file__).parents[1]]  # the fastsr of this process, and tests/
+        paths = os.pathsep.join([*map(str, ours), *filter(None, sys.path)])
+        self.env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": paths, **(env or {})}
         self.seconds = seconds
         self.process: subprocess.Popen[bytes] | None = None
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
 
     def send(self, case: Case) -> None:
         if self.process is None:
-            command = [sys.executable, "-m", "graphs.worker"]
+            command = [sys.executable, str(Path(__file__).with_name("worker.py"))]
             pipe = subprocess.PIPE
             self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.errors, env=self.env)
         assert self.process.stdin is not None
