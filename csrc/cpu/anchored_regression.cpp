@@ -9,6 +9,7 @@
 //           the measured share of the FMA peak
 #include "core/kernel.h"
 #include "cpu/simd.h"
+#include "ops/anchored_regression.h"
 
 namespace fastsr {
 namespace {
@@ -43,13 +44,13 @@ struct Sizes {
   int64_t filters, atoms, coarse, projections;
 
   explicit Sizes(const Spec& spec) {
-    s = spec.scale;
-    n = spec.features;
-    f = spec.kernel;
+    s = anchored_of(spec).scale;
+    n = anchored_of(spec).features;
+    f = anchored_of(spec).kernel;
     taps = f * f;
     groups_n = round_up(n, kGroup) / kGroup;
-    groups_a = round_up(spec.atoms, kGroup) / kGroup;
-    detail = round_up(spec.patch * spec.patch, kChunk * kLanes);
+    groups_a = round_up(anchored_of(spec).atoms, kGroup) / kGroup;
+    detail = round_up(anchored_of(spec).patch * anchored_of(spec).patch, kChunk * kLanes);
     cell = s * s;
     filters = 16;  // after the header
     atoms = round_up(filters + groups_n * taps * kGroup, 16);
@@ -76,7 +77,8 @@ bool are_halves(const TensorRef& t) {
 size_t packed_bytes(const Spec& spec) {
   const Sizes z(spec);
   const size_t each = are_halves(spec.weights[2]) ? sizeof(uint16_t) : sizeof(float);
-  return static_cast<size_t>(z.projections) * sizeof(float) + static_cast<size_t>(spec.atoms * z.n * z.detail) * each;
+  return static_cast<size_t>(z.projections) * sizeof(float) +
+         static_cast<size_t>(anchored_of(spec).atoms * z.n * z.detail) * each;
 }
 
 void pack(const Spec& spec, void* packed) {
@@ -90,17 +92,17 @@ void pack(const Spec& spec, void* packed) {
     for (int64_t t = 0; t < z.taps; ++t)
       base[z.filters + (k / kGroup * z.taps + t) * kGroup + k % kGroup] = filters[k * z.taps + t];
   const float* atoms = spec.weights[1].data;  // [A][n] -> [groups][n][kGroup]; the atoms that fill up the last are 0
-  for (int64_t a = 0; a < spec.atoms; ++a)
+  for (int64_t a = 0; a < anchored_of(spec).atoms; ++a)
     for (int64_t k = 0; k < z.n; ++k) base[z.atoms + (a / kGroup * z.n + k) * kGroup + a % kGroup] = atoms[a * z.n + k];
 #if defined(FASTSR_COARSE_SEARCH)
-  pack_search(CoarseSizes(z.n, z.groups_a * kGroup), atoms, spec.atoms, base + z.coarse);
+  pack_search(CoarseSizes(z.n, z.groups_a * kGroup), atoms, anchored_of(spec).atoms, base + z.coarse);
 #endif
   // [A][m m][n] -> [A][n][detail], the pixels of a patch ordered by s x s cell so that a cell's detail is contiguous.
   const float* projections = spec.weights[2].data;
   float* floats = base + z.projections;
   uint16_t* halves = reinterpret_cast<uint16_t*>(floats);
-  const int64_t m = spec.patch;
-  for (int64_t a = 0; a < spec.atoms; ++a)
+  const int64_t m = anchored_of(spec).patch;
+  for (int64_t a = 0; a < anchored_of(spec).atoms; ++a)
     for (int64_t y = 0; y < m; ++y)
       for (int64_t x = 0; x < m; ++x) {
         const int64_t at = (y / z.s * 3 + x / z.s) * z.cell + y % z.s * z.s + x % z.s;
@@ -141,11 +143,11 @@ struct Room {
     details = take(patches * z.detail + 64);
     anchors = take(patches);
     order = take(patches);
-    counts = take(spec.atoms + 1);
+    counts = take(anchored_of(spec).atoms + 1);
   }
 };
 
-size_t scratch_bytes(const Spec& spec, const Rect& out) {
+size_t scratch_bytes(const Spec& spec, const Rect&, const Rect& out) {
   return static_cast<size_t>(Room(spec, out).total) * sizeof(float);
 }
 
@@ -350,9 +352,9 @@ FASTSR_INLINE void project(const Sizes& z, const T* matrix, const T* next, const
 // Sorts the patches by atom (counting sort); end[a] becomes the end of atom a's bucket in `order`.
 void bucket_patches(const Spec& spec, const Room& room, const int32_t* anchors, int32_t* order, int32_t* end) {
   const int64_t patches = room.rows * room.columns;
-  __builtin_memset(end, 0, static_cast<size_t>(spec.atoms + 1) * sizeof(int32_t));
+  __builtin_memset(end, 0, static_cast<size_t>(anchored_of(spec).atoms + 1) * sizeof(int32_t));
   for (int64_t p = 0; p < patches; ++p) ++end[anchors[p] + 1];
-  for (int64_t a = 0; a < spec.atoms; ++a) end[a + 1] += end[a];
+  for (int64_t a = 0; a < anchored_of(spec).atoms; ++a) end[a + 1] += end[a];
   for (int64_t p = 0; p < patches; ++p) order[end[anchors[p]]++] = static_cast<int32_t>(p);
 }
 
@@ -426,8 +428,8 @@ int64_t work(const Spec& spec, const Rect& out) {
   const Sizes z(spec);
   const Room room(spec, out);
   const int64_t patches = room.rows * room.columns, lanes = room.rows * room.vectors * kLanes;
-  const int64_t atoms = spec.atoms * patches / (patches + 2 * spec.atoms);
-  return z.n * (lanes * (z.taps + spec.atoms / kScore) + (patches + 20 * atoms) * z.detail);
+  const int64_t atoms = anchored_of(spec).atoms * patches / (patches + 2 * anchored_of(spec).atoms);
+  return z.n * (lanes * (z.taps + anchored_of(spec).atoms / kScore) + (patches + 20 * atoms) * z.detail);
 }
 
 void run(const Args& args) {

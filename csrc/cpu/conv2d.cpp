@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// conv2d    out = act(w * x + b) [+ residual]                                        DESIGN section 5; paper 000, Eq. 6-7
+// conv2d    out = act(w * x + b) [+ residual]                                                    paper 000, Eq. 6-7
 // shapes    x [Ci, H, W]  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar
 // work      many outputs: kGroup output channels x up to kWide vectors of a row in registers, by products, by Winograd
 //           down the columns (conv2d_columns.h) or in tiles (conv2d_tiles.h), whichever `work` estimates lowest; one to
@@ -27,12 +27,12 @@ constexpr int64_t kFaster = 5, kFasterTaps = 13;
 constexpr int64_t kFaster = 2, kFasterTaps = 2;
 #endif
 
-enum class Way { kFew, kDirect, kPoints, kTaps, kColumns, kTiles };
+enum class Variant { kFew, kDirect, kPoints, kTaps, kColumns, kTiles };
 
 // Multiply-adds, or what takes as long, of a rectangle done in one way.
-int64_t work_of(const Spec& spec, Way way, int64_t h, int64_t w) {
+int64_t work_of(const Spec& spec, Variant variant, int64_t h, int64_t w) {
   const int64_t ci = spec.channels_in, co = round_up(spec.channels_out, kGroup);
-  if (way == Way::kTiles) {
+  if (variant == Variant::kTiles) {
     // Transforms: about 240 and 170 a tile and channel, measured. Weights come from L3 at about 4 multiply-adds a byte,
     // half of it while products are made.
     const Bands bands(spec, (h + Tiles::kSide - 1) / Tiles::kSide, (w + Tiles::kSide - 1) / Tiles::kSide);
@@ -42,33 +42,37 @@ int64_t work_of(const Spec& spec, Way way, int64_t h, int64_t w) {
     const int64_t products = Tiles::kPoints * ci * co * time / (spec.bf16 ? kFaster : 1);
     return products + (240 * ci + 170 * co) * tiles + (spec.bf16 ? 1 : 2) * Tiles::kPoints * 4 * ci * co * count;
   }
-  if (way == Way::kColumns) {  // products, the output transform, 64 operations a block for the input's
+  if (variant == Variant::kColumns) {  // products, the output transform, 64 operations a block for the input's
     const Columns z(spec);
     const int64_t blocks = (h + (spec.blocks.y ? 2 : 0) + z.rows - 1) / z.rows;
     const int64_t operations = co * (z.group_floats + 6 * z.rows + 4) + z.parts * ci * kPoints * kPoints;
     return operations * blocks * round_up(w, kLanes);
   }
-  if (way == Way::kTaps)
-    return (co * ci * spec.kernel * spec.kernel / kFasterTaps + 4 * (ci + co)) * h * round_up(w, kLanes);
-  if (way == Way::kPoints && spec.bf16) return (co * ci / kFaster + 16 * (ci + co)) * h * round_up(w, kLanes);
-  return (way == Way::kFew ? spec.channels_out : co) * ci * spec.kernel * spec.kernel * h * round_up(w, kLanes);
+  if (variant == Variant::kTaps)
+    return (co * ci * conv2d_of(spec).kernel * conv2d_of(spec).kernel / kFasterTaps + 4 * (ci + co)) * h *
+           round_up(w, kLanes);
+  if (variant == Variant::kPoints && spec.bf16) return (co * ci / kFaster + 16 * (ci + co)) * h * round_up(w, kLanes);
+  return (variant == Variant::kFew ? spec.channels_out : co) * ci * conv2d_of(spec).kernel * conv2d_of(spec).kernel *
+         h * round_up(w, kLanes);
 }
 
-Way way_of(const Spec& placed) {
+Variant variant_of(const Spec& placed) {
   Spec spec = placed;
   spec.blocks = Blocks{};  // the same before and after the session places them
-  if (spec.kernel == 1 && (spec.channels_out > kFew || spec.bf16)) return Way::kPoints;
-  if (spec.channels_out <= kFew) return Way::kFew;
+  if (conv2d_of(spec).kernel == 1 && (spec.channels_out > kFew || spec.bf16)) return Variant::kPoints;
+  if (spec.channels_out <= kFew) return Variant::kFew;
   // The way with the least work among those there are, or the one that was asked for.
-  Way best = spec.bf16 && spec.border == Border::kZero && spec.channels_in >= 16 ? Way::kTaps : Way::kDirect;
-  const auto consider = [&](Way way, Choice choice) {
+  Variant best = spec.bf16 && conv2d_of(spec).border == Border::kZero && spec.channels_in >= 16 ? Variant::kTaps
+                                                                                                : Variant::kDirect;
+  const auto consider = [&](Variant variant, Algorithm choice) {
     constexpr int64_t kSide = 96;
-    if (spec.choice == choice ||
-        (spec.choice == Choice::kFastest && work_of(spec, way, kSide, kSide) < work_of(spec, best, kSide, kSide)))
-      best = way;
+    if (spec.algorithm == choice || (spec.algorithm == Algorithm::kFastest &&
+                                     work_of(spec, variant, kSide, kSide) < work_of(spec, best, kSide, kSide)))
+      best = variant;
   };
-  if (by_columns(spec)) consider(Way::kColumns, Choice::kColumns);
-  if (spec.kernel == 3 && spec.border == Border::kZero) consider(Way::kTiles, Choice::kTiles);
+  if (by_columns(spec)) consider(Variant::kColumns, Algorithm::kColumns);
+  if (conv2d_of(spec).kernel == 3 && conv2d_of(spec).border == Border::kZero)
+    consider(Variant::kTiles, Algorithm::kTiles);
   return best;
 }
 
@@ -76,22 +80,25 @@ Way way_of(const Spec& placed) {
 bool bf16(const Spec& given) {
   Spec spec = given;
   spec.bf16 = true;
-  const Way way = way_of(spec);
-  return spec.channels_in >= 16 && (way == Way::kTiles || way == Way::kTaps || way == Way::kPoints);
+  const Variant variant = variant_of(spec);
+  return spec.channels_in >= 16 &&
+         (variant == Variant::kTiles || variant == Variant::kTaps || variant == Variant::kPoints);
 }
 
 bool pairs(const Spec& spec) { return spec.bf16; }
 
-const char* way(const Spec& spec) {
-  switch (way_of(spec)) {
-    case Way::kTiles:
+int64_t packing(const Spec& spec) { return 2 * static_cast<int64_t>(variant_of(spec)) + (spec.bf16 ? 1 : 0); }
+
+const char* algorithm(const Spec& spec) {
+  switch (variant_of(spec)) {
+    case Variant::kTiles:
       return spec.bf16 ? "winograd4x4 bf16" : "winograd4x4";
-    case Way::kTaps:
+    case Variant::kTaps:
       return "direct bf16";
-    case Way::kPoints:
+    case Variant::kPoints:
       return spec.bf16 ? "direct bf16" : "direct";
-    case Way::kColumns:
-      return spec.kernel == 3 ? "winograd6x1" : "winograd4x1";
+    case Variant::kColumns:
+      return conv2d_of(spec).kernel == 3 ? "winograd6x1" : "winograd4x1";
     default:
       return "direct";
   }
@@ -99,24 +106,24 @@ const char* way(const Spec& spec) {
 
 // Whether the kernel applies the activation of its input as it reads it; else a copy is made.
 bool activates(const Spec& spec) {
-  const Way way = way_of(spec);
-  return way == Way::kTiles || way == Way::kPoints || way == Way::kTaps;
+  const Variant variant = variant_of(spec);
+  return variant == Variant::kTiles || variant == Variant::kPoints || variant == Variant::kTaps;
 }
 
 size_t packed_bytes(const Spec& spec) {
   const int64_t co = round_up(spec.channels_out, kGroup);
-  int64_t weights = co * spec.channels_in * spec.kernel * spec.kernel;
-  if (way_of(spec) == Way::kColumns) weights = Columns::kTransform + co * Columns(spec).group_floats;
-  if (way_of(spec) == Way::kTiles) weights = tiles_packed_floats(spec, kGroup);
-  if (way_of(spec) == Way::kPoints && spec.bf16) weights = matrix_floats(co, spec.channels_in);
-  if (way_of(spec) == Way::kTaps)
-    weights = matrix_floats(co, spec.kernel * spec.kernel * round_up(spec.channels_in, kInputs));
+  int64_t weights = co * spec.channels_in * conv2d_of(spec).kernel * conv2d_of(spec).kernel;
+  if (variant_of(spec) == Variant::kColumns) weights = Columns::kTransform + co * Columns(spec).group_floats;
+  if (variant_of(spec) == Variant::kTiles) weights = tiles_packed_floats(spec, kGroup);
+  if (variant_of(spec) == Variant::kPoints && spec.bf16) weights = matrix_floats(co, spec.channels_in);
+  if (variant_of(spec) == Variant::kTaps)
+    weights = matrix_floats(co, conv2d_of(spec).kernel * conv2d_of(spec).kernel * round_up(spec.channels_in, kInputs));
   return static_cast<size_t>(header_floats() + round_up(co, 16) + weights) * sizeof(float);
 }
 
 void pack(const Spec& spec, void* packed) {
   float* base = static_cast<float*>(packed);
-  const int64_t co = spec.channels_out, taps = spec.channels_in * spec.kernel * spec.kernel;
+  const int64_t co = spec.channels_out, taps = spec.channels_in * conv2d_of(spec).kernel * conv2d_of(spec).kernel;
   const int64_t padded = round_up(co, kGroup);
   Packed* head = static_cast<Packed*>(packed);
   head->bias = header_floats();
@@ -125,27 +132,27 @@ void pack(const Spec& spec, void* packed) {
   const float* b = spec.weights[1].data;
   for (int64_t o = 0; o < padded; ++o) base[head->bias + o] = b && o < co ? b[o] : 0.0f;
   float* to = base + head->weights;
-  switch (way_of(spec)) {
-    case Way::kTiles:
+  switch (variant_of(spec)) {
+    case Variant::kTiles:
       pack_tiles(spec, kGroup, to);
       break;
-    case Way::kColumns:
+    case Variant::kColumns:
       __builtin_memset(to, 0, packed_bytes(spec) - static_cast<size_t>(head->weights) * sizeof(float));
       pack_columns(spec, kGroup, to);
       break;
-    case Way::kFew:
+    case Variant::kFew:
       for (int64_t i = 0; i < co * taps; ++i) to[i] = w[i];
       break;
-    case Way::kPoints:
-    case Way::kTaps:
+    case Variant::kPoints:
+    case Variant::kTaps:
 #if defined(FASTSR_BF16)
       if (spec.bf16) {
-        pack_matrix(w, co, spec.channels_in, spec.kernel * spec.kernel, to);
+        pack_matrix(w, co, spec.channels_in, conv2d_of(spec).kernel * conv2d_of(spec).kernel, to);
         break;
       }
 #endif
       [[fallthrough]];
-    case Way::kDirect:
+    case Variant::kDirect:
       for (int64_t o = 0; o < padded; ++o)
         for (int64_t t = 0; t < taps; ++t)
           to[(o / kGroup * taps + t) * kGroup + o % kGroup] = o < co ? w[o * taps + t] : 0.0f;
@@ -154,47 +161,47 @@ void pack(const Spec& spec, void* packed) {
 
 Blocks blocks(const Spec& spec) {
   Blocks b;
-  if (way_of(spec) == Way::kColumns) b.rows = Columns(spec).rows;
-  if (way_of(spec) == Way::kTiles) b.rows = b.columns = Tiles::kSide;
+  if (variant_of(spec) == Variant::kColumns) b.rows = Columns(spec).rows;
+  if (variant_of(spec) == Variant::kTiles) b.rows = b.columns = Tiles::kSide;
   return b;
 }
 
 bool streams(const Spec& spec) { return activates(spec); }
 
 // A copy of the input with its activation, for kernels that read it more than once.
-int64_t copy_floats(const Spec& spec, const Rect& out) {
-  if (spec.input_activation == Activation::kNone || activates(spec)) return 0;
-  const int64_t r = spec.kernel - 1 + 8;  // blocks may reach further
-  return spec.channels_in * (height(out) + r) * round_up(width(out) + r, 16) + 8 * kLanes;
+int64_t copy_floats(const Spec& spec, const Rect& in) {
+  if (conv2d_of(spec).input_activation == Activation::kNone || activates(spec)) return 0;
+  return round_up(spec.channels_in * height(in) * round_up(width(in), 16) + 8 * kLanes,
+                  16);  // rows are read past their end
 }
 
-size_t scratch_bytes(const Spec& spec, const Rect& out) {
-  int64_t floats = round_up(copy_floats(spec, out), 16);
-  if (way_of(spec) == Way::kPoints)
+size_t scratch_bytes(const Spec& spec, const Rect& in, const Rect& out) {
+  int64_t floats = copy_floats(spec, in);
+  if (variant_of(spec) == Variant::kPoints)
     floats += spec.bf16 ? points_bf16_floats(spec, out) : spec.channels_in * round_up(width(out), kPanel);
-  if (way_of(spec) == Way::kTaps) floats += taps_bf16_floats(spec, out);
-  if (way_of(spec) == Way::kColumns) floats += ColumnsRoom(spec, out, kGroup, kWide).total;
-  if (way_of(spec) == Way::kTiles) floats += tiles_scratch_floats(spec, out);
+  if (variant_of(spec) == Variant::kTaps) floats += taps_bf16_floats(spec, out);
+  if (variant_of(spec) == Variant::kColumns) floats += ColumnsRoom(spec, out, kGroup, kWide).total;
+  if (variant_of(spec) == Variant::kTiles) floats += tiles_scratch_floats(spec, out);
   return static_cast<size_t>(floats) * sizeof(float);
 }
 
-int64_t work(const Spec& spec, const Rect& out) { return work_of(spec, way_of(spec), height(out), width(out)); }
+int64_t work(const Spec& spec, const Rect& out) { return work_of(spec, variant_of(spec), height(out), width(out)); }
 
 template <typename Act>
-void run_way(const Args& a, Act act) {
-  switch (way_of(*a.spec)) {
-    case Way::kTiles:
+void run_variant(const Args& a, Act act) {
+  switch (variant_of(*a.spec)) {
+    case Variant::kTiles:
       tiles(a, act);
       break;
-    case Way::kColumns:
+    case Variant::kColumns:
       Columns(*a.spec).rows == 4 ? columns<4>(a) : columns<6>(a);
       break;
-    case Way::kTaps:
+    case Variant::kTaps:
 #if defined(FASTSR_BF16)
       taps_bf16(a, act);
 #endif
       break;
-    case Way::kPoints:
+    case Variant::kPoints:
 #if defined(FASTSR_BF16)
       if (a.spec->bf16) {
         points_bf16(a, act);
@@ -203,11 +210,11 @@ void run_way(const Args& a, Act act) {
 #endif
       points(a, act);
       break;
-    case Way::kDirect:
+    case Variant::kDirect:
       many(a);
       break;
-    case Way::kFew:
-      a.spec->kernel == 3 ? few<3>(a) : few<0>(a);
+    case Variant::kFew:
+      conv2d_of(*a.spec).kernel == 3 ? few<3>(a) : few<0>(a);
   }
   if (a.large) fence_past();
 }
@@ -215,7 +222,7 @@ void run_way(const Args& a, Act act) {
 // With the input's activation: as it is read, or from a copy at the scratch's beginning.
 template <typename Act>
 void run_active(const Args& a, Act act) {
-  if (activates(*a.spec)) return run_way(a, act);
+  if (activates(*a.spec)) return run_variant(a, act);
   const View& in = a.in[0];
   const int64_t h = height(in.rect), w = width(in.rect), stride = round_up(w, 16);
   float* copy = static_cast<float*>(a.scratch);
@@ -228,18 +235,18 @@ void run_active(const Args& a, Act act) {
   if (a.spec->inputs == 2) views[1] = a.in[1];
   Args args = a;
   args.in = views;
-  args.scratch = copy + round_up(copy_floats(*a.spec, a.out.rect), 16);
-  run_way(args, Same{});
+  args.scratch = copy + copy_floats(*a.spec, in.rect);
+  run_variant(args, Same{});
 }
 
 void run(const Args& a) {
-  switch (a.spec->input_activation) {
+  switch (conv2d_of(*a.spec).input_activation) {
     case Activation::kNone:
-      return run_way(a, Same{});
+      return run_variant(a, Same{});
     case Activation::kRelu:
       return run_active(a, Relu{});
     case Activation::kLeakyRelu:
-      return run_active(a, Leaky{set1(a.spec->slope)});
+      return run_active(a, Leaky{set1(conv2d_of(*a.spec).slope)});
   }
 }
 
@@ -255,6 +262,7 @@ FASTSR_KERNEL(conv2d) = {"conv2d",
                          fastsr::work,
                          fastsr::blocks,
                          fastsr::streams,
-                         fastsr::way,
+                         fastsr::algorithm,
                          fastsr::bf16,
-                         fastsr::pairs};
+                         fastsr::pairs,
+                         fastsr::packing};

@@ -20,11 +20,11 @@ FASTSR_INLINE int64_t points_bf16_floats(const Spec& spec, const Rect& out) {
 
 // k x k: rows of pairs, of an odd number of cache lines so that they spread over the sets.
 FASTSR_INLINE int64_t taps_line(const Spec& spec, const Rect& out) {
-  return round_up(round_up(width(out), kPixels) + spec.kernel, 16) | 16;
+  return round_up(round_up(width(out), kPixels) + conv2d_of(spec).kernel, 16) | 16;
 }
 
 FASTSR_INLINE int64_t taps_bf16_floats(const Spec& spec, const Rect& out) {
-  return kProducts + (height(out) + spec.kernel - 1) * pair_rows(spec.channels_in) * taps_line(spec, out);
+  return kProducts + (height(out) + conv2d_of(spec).kernel - 1) * pair_rows(spec.channels_in) * taps_line(spec, out);
 }
 
 #if defined(FASTSR_BF16)
@@ -55,13 +55,13 @@ FASTSR_INLINE void add_residuals(const Args& a, vf (&sum)[2][2], bool both, cons
 
 FASTSR_INLINE void end_two(const Args& a, vf (&sum)[2][2], bool both, float* to, const float* residual, int64_t n) {
   const Spec& spec = *a.spec;
-  if (residual && spec.sum_inside) add_residuals(a, sum, both, residual);
-  if (spec.activation != Activation::kNone) {
-    const vf slope = set1(spec.activation == Activation::kRelu ? 0.0f : spec.slope);
+  if (residual && conv2d_of(spec).sum_inside) add_residuals(a, sum, both, residual);
+  if (conv2d_of(spec).activation != Activation::kNone) {
+    const vf slope = set1(conv2d_of(spec).activation == Activation::kRelu ? 0.0f : conv2d_of(spec).slope);
     for (int i = 0; i < 2; ++i)
       for (int v = 0; v < 2; ++v) sum[i][v] = leaky(sum[i][v], slope);
   }
-  if (residual && !spec.sum_inside) add_residuals(a, sum, both, residual);
+  if (residual && !conv2d_of(spec).sum_inside) add_residuals(a, sum, both, residual);
   if (spec.pairs_out) {
     write(a, to, to_pairs(sum[0][0], sum[1][0]), to_pairs(sum[0][1], sum[1][1]), n);
   } else {
@@ -149,7 +149,7 @@ void taps_bf16(const Args& a, Act act) {
   const Packed* head = static_cast<const Packed*>(a.packed);
   const float* base = static_cast<const float*>(a.packed);
   const int64_t ci = a.spec->channels_in, co = a.spec->channels_out, pairs = pair_rows(ci);
-  const int64_t side = a.spec->kernel, radius = side / 2;
+  const int64_t side = conv2d_of(*a.spec).kernel, radius = side / 2;
   const Rect& r = a.out.rect;
   const Rect& in = a.in[0].rect;
   const int64_t line = taps_line(*a.spec, r), row = pairs * line;

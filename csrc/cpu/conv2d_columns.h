@@ -23,7 +23,8 @@ constexpr double kScale[kPoints] = {1, 4, 4, 4, 4, 4, 4, 4};
 
 // Few input channels of 3 x 3 leave too few products to pay for the output transform.
 FASTSR_INLINE bool by_columns(const Spec& spec) {
-  return spec.channels_out >= 8 && (spec.kernel >= 5 || (spec.kernel == 3 && spec.channels_in >= 8));
+  return spec.channels_out >= 8 &&
+         (conv2d_of(spec).kernel >= 5 || (conv2d_of(spec).kernel == 3 && spec.channels_in >= 8));
 }
 
 // Offsets in floats from the start of the packed weights: the input transform, then the kernel's.
@@ -32,7 +33,7 @@ struct Columns {
   int64_t parts, terms, group_floats;  // parts: columns of a kernel; terms: products summed per point
 
   explicit Columns(const Spec& spec) {
-    k = spec.kernel;
+    k = conv2d_of(spec).kernel;
     taps = k == 3 ? 3 : 5;
     rows = kPoints + 1 - taps;
     parts = (k + taps - 1) / taps;

@@ -17,7 +17,7 @@ template <int V>
 FASTSR_INLINE void group(const Args& a, const float* w, const float* bias, int64_t c0, int64_t y, int64_t x,
                          int64_t n) {
   const View& in = a.in[0];
-  const int64_t k = a.spec->kernel, r = k / 2;
+  const int64_t k = conv2d_of(*a.spec).kernel, r = k / 2;
   vf sum[kGroup][V];
   for (int g = 0; g < kGroup; ++g)
     for (int v = 0; v < V; ++v) sum[g][v] = set1(bias[g]);
@@ -104,7 +104,7 @@ void points(const Args& a, Act act) {
 void many(const Args& a) {
   const Packed* head = static_cast<const Packed*>(a.packed);
   const float* base = static_cast<const float*>(a.packed);
-  const int64_t taps = a.spec->channels_in * a.spec->kernel * a.spec->kernel;
+  const int64_t taps = a.spec->channels_in * conv2d_of(*a.spec).kernel * conv2d_of(*a.spec).kernel;
   const Rect& r = a.out.rect;
   for (int64_t y = r.y0; y < r.y1; ++y) {
     for (int64_t c = 0; c < a.spec->channels_out; c += kGroup) {
@@ -128,7 +128,7 @@ void many(const Args& a) {
 template <int R, int V, int K>
 FASTSR_INLINE void rows(const Args& a, const float* w, float bias, int64_t c, int64_t y, int64_t x, int64_t n) {
   const View& in = a.in[0];
-  const int64_t k = K ? K : a.spec->kernel, r = k / 2;
+  const int64_t k = K ? K : conv2d_of(*a.spec).kernel, r = k / 2;
   vf sum[R][V];
   for (int i = 0; i < R; ++i)
     for (int v = 0; v < V; ++v) sum[i][v] = set1(bias);
@@ -182,7 +182,7 @@ template <int K>
 void few(const Args& a) {
   const Packed* head = static_cast<const Packed*>(a.packed);
   const float* base = static_cast<const float*>(a.packed);
-  const int64_t taps = a.spec->channels_in * a.spec->kernel * a.spec->kernel;
+  const int64_t taps = a.spec->channels_in * conv2d_of(*a.spec).kernel * conv2d_of(*a.spec).kernel;
   const int64_t end = a.out.rect.y1;
   for (int64_t c = 0; c < a.spec->channels_out; ++c) {
     const float* w = base + head->weights + c * taps;

@@ -5,6 +5,7 @@
 #include "core/kernel.h"
 #include "cpu/activations.h"
 #include "cpu/simd.h"
+#include "ops/conv2d.h"
 
 namespace fastsr {
 namespace {
@@ -41,16 +42,16 @@ FASTSR_INLINE void add_residual(vf (&sum)[N][V], const float* residual, int64_t 
 template <int N, int V>
 FASTSR_INLINE void finish(const Args& a, vf (&sum)[N][V], float* to, int64_t step, const float* residual,
                           int64_t residual_step, int64_t lines, int64_t n) {
-  if (residual && a.spec->sum_inside) add_residual(sum, residual, residual_step, lines, n);
-  if (a.spec->activation == Activation::kRelu) {
+  if (residual && conv2d_of(*a.spec).sum_inside) add_residual(sum, residual, residual_step, lines, n);
+  if (conv2d_of(*a.spec).activation == Activation::kRelu) {
     for (int i = 0; i < N; ++i)
       for (int v = 0; v < V; ++v) sum[i][v] = max(set1(0.0f), sum[i][v]);
-  } else if (a.spec->activation == Activation::kLeakyRelu) {
-    const vf slope = set1(a.spec->slope);
+  } else if (conv2d_of(*a.spec).activation == Activation::kLeakyRelu) {
+    const vf slope = set1(conv2d_of(*a.spec).slope);
     for (int i = 0; i < N; ++i)
       for (int v = 0; v < V; ++v) sum[i][v] = leaky(sum[i][v], slope);
   }
-  if (residual && !a.spec->sum_inside) add_residual(sum, residual, residual_step, lines, n);
+  if (residual && !conv2d_of(*a.spec).sum_inside) add_residual(sum, residual, residual_step, lines, n);
   if (N == 1 && a.large && n >= V * kLanes && (reinterpret_cast<uintptr_t>(to) & (sizeof(vf) - 1)) == 0) {
     for (int v = 0; v < V; ++v) store_past(to + v * kLanes, sum[0][v]);
     return;

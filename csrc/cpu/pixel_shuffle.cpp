@@ -4,20 +4,21 @@
 // cost            reads and writes C h w s^2
 #include "core/kernel.h"
 #include "cpu/simd.h"
+#include "ops/pixel_shuffle.h"
 
 namespace fastsr {
 namespace {
 
 size_t packed_bytes(const Spec&) { return 0; }
 void pack(const Spec&, void*) {}
-size_t scratch_bytes(const Spec&, const Rect&) { return 0; }
+size_t scratch_bytes(const Spec&, const Rect&, const Rect&) { return 0; }
 
 int64_t work(const Spec& spec, const Rect& out) { return 16 * spec.channels_out * height(out) * width(out); }
 
 void run(const Args& a) {
   const View& x = a.in[0];
   const Rect& r = a.out.rect;
-  const int64_t s = a.spec->scale;
+  const int64_t s = shuffle_of(*a.spec).scale;
   for (int64_t c = 0; c < a.out.channels; ++c)
     for (int64_t y = r.y0; y < r.y1; ++y) {
       float* to = at(a.out, c, y, 0);

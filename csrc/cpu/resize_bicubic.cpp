@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// resize_bicubic   out = MATLAB imresize(x, s, "bicubic"), a = -0.5                         DESIGN section 5
+// resize_bicubic   out = MATLAB imresize(x, s, "bicubic"), a = -0.5
 // shapes           x [C, h, w] -> out [C, h s, w s]   f32
 // work             one output row: 4 LR rows are weighted into one, then each of the s phases of a row is a 4-tap
 //                  filter of it, contiguous in lanes, and the phases are interleaved
 // cost             reads hw, writes hw s^2; 2 * 4 (1 + 1/s) flops per output pixel
 #include "core/kernel.h"
 #include "cpu/simd.h"
+#include "ops/resize_bicubic.h"
 
 namespace fastsr {
 namespace {
@@ -23,11 +24,11 @@ double cubic(double x) {
   return x <= 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
 }
 
-size_t packed_bytes(const Spec& spec) { return sizeof(Phase) * static_cast<size_t>(spec.scale); }
+size_t packed_bytes(const Spec& spec) { return sizeof(Phase) * static_cast<size_t>(resize_of(spec).scale); }
 
 void pack(const Spec& spec, void* packed) {
   Phase* phases = static_cast<Phase*>(packed);
-  const int64_t s = spec.scale;
+  const int64_t s = resize_of(spec).scale;
   for (int64_t p = 0; p < s; ++p) {
     // Output pixel s j + p lies at LR coordinate j + (p + 1/2) / s - 1/2; 2p + 1 < s decides the floor exactly.
     const double u = (static_cast<double>(p) + 0.5) / static_cast<double>(s) - 0.5;
@@ -41,9 +42,9 @@ void pack(const Spec& spec, void* packed) {
 FASTSR_INLINE int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
 // One LR row of the input rectangle, and one line per phase.
-size_t scratch_bytes(const Spec& spec, const Rect& out) {
-  const int64_t line = round_up(width(out) / spec.scale + 8, kLanes) + 2 * kLanes;
-  return static_cast<size_t>(line * (1 + spec.scale)) * sizeof(float);
+size_t scratch_bytes(const Spec& spec, const Rect&, const Rect& out) {
+  const int64_t line = round_up(width(out) / resize_of(spec).scale + 8, kLanes) + 2 * kLanes;
+  return static_cast<size_t>(line * (1 + resize_of(spec).scale)) * sizeof(float);
 }
 
 int64_t work(const Spec& spec, const Rect& out) {
@@ -54,7 +55,7 @@ void run(const Args& args) {
   const Phase* phases = static_cast<const Phase*>(args.packed);
   const View& x = args.in[0];
   const View& out = args.out;
-  const int64_t s = args.spec->scale;
+  const int64_t s = resize_of(*args.spec).scale;
   const int64_t j0 = floor_div(out.rect.x0, s), j1 = floor_div(out.rect.x1 - 1, s) + 1;
   const int64_t lr = j1 - j0 + 4, line = round_up(width(out.rect) / s + 8, kLanes) + 2 * kLanes;
   float* row = static_cast<float*>(args.scratch);  // LR pixels j0 - 2 .. j1 + 2

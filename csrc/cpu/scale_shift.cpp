@@ -18,7 +18,7 @@ void pack(const Spec& spec, void* packed) {
   }
 }
 
-size_t scratch_bytes(const Spec&, const Rect&) { return 0; }
+size_t scratch_bytes(const Spec&, const Rect&, const Rect&) { return 0; }
 
 int64_t work(const Spec& spec, const Rect& out) {
   return 4 * spec.channels_in * height(out) * round_up(width(out), kLanes);

@@ -6,6 +6,7 @@
 #include "core/kernel.h"
 #include "cpu/bf16.h"
 #include "cpu/simd.h"
+#include "ops/upsample_residual.h"
 
 namespace fastsr {
 namespace {
@@ -13,19 +14,19 @@ namespace {
 FASTSR_INLINE int64_t phase_outputs(const Spec& spec) { return round_up(spec.channels_out, kOutputs); }
 
 FASTSR_INLINE int64_t upsample_bf16_weights(const Spec& spec) {
-  return matrix_floats(spec.scale * spec.scale * phase_outputs(spec), spec.channels_in);
+  return matrix_floats(upsample_of(spec).scale * upsample_of(spec).scale * phase_outputs(spec), spec.channels_in);
 }
 
 // Two blocks of products, then an LR row as panels of pairs [panel][pair rows][32].
 FASTSR_INLINE int64_t upsample_bf16_floats(const Spec& spec, const Rect& out) {
-  return 2 * spec.scale * kOutputs * kPixels +
-         pair_rows(spec.channels_in) * round_up(width(out) / spec.scale + 2, kPixels);
+  return 2 * upsample_of(spec).scale * kOutputs * kPixels +
+         pair_rows(spec.channels_in) * round_up(width(out) / upsample_of(spec).scale + 2, kPixels);
 }
 
 #if defined(FASTSR_BF16)
 
 void pack_upsample(const Spec& spec, float* to) {
-  const int64_t s = spec.scale, ci = spec.channels_in, co = spec.channels_out;
+  const int64_t s = upsample_of(spec).scale, ci = spec.channels_in, co = spec.channels_out;
   __builtin_memset(to, 0, static_cast<size_t>(upsample_bf16_weights(spec)) * sizeof(float));
   for (int64_t c = 0; c < ci; ++c)
     for (int64_t o = 0; o < co; ++o)

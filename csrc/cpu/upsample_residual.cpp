@@ -6,6 +6,7 @@
 #include "core/kernel.h"
 #include "cpu/activations.h"
 #include "cpu/simd.h"
+#include "ops/upsample_residual.h"
 #include "cpu/upsample_bf16.h"
 
 namespace fastsr {
@@ -20,19 +21,21 @@ constexpr int group_of(int s) { return s == 2 ? 4 : s == 3 ? 3 : 2; }
 #endif
 
 int64_t groups(const Spec& spec) {
-  const int64_t g = group_of(static_cast<int>(spec.scale));
+  const int64_t g = group_of(static_cast<int>(upsample_of(spec).scale));
   return (spec.channels_out + g - 1) / g;
 }
 
 // Bias [groups][G], then weights [i][groups][Ci][G][s], or a matrix of pairs.
 size_t packed_bytes(const Spec& spec) {
-  const int64_t padded = groups(spec) * group_of(static_cast<int>(spec.scale));
-  const int64_t weights = spec.bf16 ? upsample_bf16_weights(spec) : padded * spec.channels_in * spec.scale * spec.scale;
+  const int64_t padded = groups(spec) * group_of(static_cast<int>(upsample_of(spec).scale));
+  const int64_t weights = spec.bf16 ? upsample_bf16_weights(spec)
+                                    : padded * spec.channels_in * upsample_of(spec).scale * upsample_of(spec).scale;
   return static_cast<size_t>(round_up(padded, 16) + weights) * sizeof(float);
 }
 
 void pack(const Spec& spec, void* packed) {
-  const int64_t s = spec.scale, g = group_of(static_cast<int>(s)), ci = spec.channels_in, co = spec.channels_out;
+  const int64_t s = upsample_of(spec).scale, g = group_of(static_cast<int>(s)), ci = spec.channels_in,
+                co = spec.channels_out;
   float* bias = static_cast<float*>(packed);
   __builtin_memset(packed, 0, packed_bytes(spec));
   if (spec.weights[1].data) __builtin_memcpy(bias, spec.weights[1].data, static_cast<size_t>(co) * sizeof(float));
@@ -48,7 +51,7 @@ void pack(const Spec& spec, void* packed) {
               spec.weights[0].data[((c * co + o) * s + i) * s + j];
 }
 
-size_t scratch_bytes(const Spec& spec, const Rect& out) {
+size_t scratch_bytes(const Spec& spec, const Rect&, const Rect& out) {
   return spec.bf16 ? static_cast<size_t>(upsample_bf16_floats(spec, out)) * sizeof(float) : 0;
 }
 
@@ -56,12 +59,12 @@ bool bf16(const Spec& spec) { return spec.channels_in >= kInputs; }
 
 bool pairs(const Spec& spec) { return spec.bf16; }
 
-const char* way(const Spec& spec) { return spec.bf16 ? "direct bf16" : "direct"; }
+const char* algorithm(const Spec& spec) { return spec.bf16 ? "direct bf16" : "direct"; }
 
 // Products of bfloat16 take about a tenth (of AMX) of the time. Interleaving and writing a number takes as long as 16
 // multiply-adds.
 int64_t work(const Spec& spec, const Rect& out) {
-  return spec.channels_in * spec.channels_out * height(out) * round_up(width(out), kLanes * spec.scale) /
+  return spec.channels_in * spec.channels_out * height(out) * round_up(width(out), kLanes * upsample_of(spec).scale) /
              (spec.bf16 ? 10 : 1) +
          16 * spec.channels_out * height(out) * width(out);
 }
@@ -142,18 +145,18 @@ void all(const Args& a, Act activate) {
 
 template <int S>
 void active(const Args& a) {
-  switch (a.spec->input_activation) {
+  switch (upsample_of(*a.spec).activation) {
     case Activation::kNone:
       return all<S>(a, Same{});
     case Activation::kRelu:
       return all<S>(a, Relu{});
     case Activation::kLeakyRelu:
-      return all<S>(a, Leaky{set1(a.spec->slope)});
+      return all<S>(a, Leaky{set1(upsample_of(*a.spec).slope)});
   }
 }
 
 void run(const Args& a) {
-  switch (a.spec->scale) {
+  switch (upsample_of(*a.spec).scale) {
     case 2:
       return active<2>(a);
     case 3:
@@ -175,6 +178,6 @@ FASTSR_KERNEL(upsample_residual) = {"upsample_residual",
                                     fastsr::work,
                                     nullptr,
                                     nullptr,
-                                    fastsr::way,
+                                    fastsr::algorithm,
                                     fastsr::bf16,
                                     fastsr::pairs};

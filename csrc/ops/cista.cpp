@@ -30,6 +30,6 @@ std::vector<Step> expand(const Step& step) {
 }  // namespace
 
 extern const Rule kRule_cista;
-const Rule kRule_cista = {"cista", expand, nullptr, nullptr, nullptr, nullptr, nullptr};
+const Rule kRule_cista = {"cista", expand, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace fastsr

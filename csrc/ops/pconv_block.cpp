@@ -22,6 +22,6 @@ std::vector<Step> expand(const Step& step) {
 }  // namespace
 
 extern const Rule kRule_pconv_block;
-const Rule kRule_pconv_block = {"pconv_block", expand, nullptr, nullptr, nullptr, nullptr, nullptr};
+const Rule kRule_pconv_block = {"pconv_block", expand, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace fastsr

@@ -5,43 +5,20 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <deque>
 #include <optional>
 
+#include "core/explain.h"
+#include "core/planes.h"
 #include "core/status.h"
+#include "plan.h"
+
+#include "python/pixels.h"
 
 namespace py = pybind11;
 using Array = py::array_t<float, py::array::c_style>;
 
 namespace {
-
-fastsr::Step to_step(const py::dict& d) {
-  fastsr::Step step;
-  step.op = d["op"].cast<std::string>();
-  step.inputs = d["inputs"].cast<std::vector<std::string>>();
-  step.out = d["out"].cast<std::string>();
-  step.weights = d["weights"].cast<std::map<std::string, std::string>>();
-  for (const auto& [key, value] : d["params"].cast<py::dict>()) {
-    fastsr::Param param;
-    if (py::isinstance<py::bool_>(value))
-      param = value.cast<bool>();
-    else if (py::isinstance<py::int_>(value))
-      param = value.cast<int64_t>();
-    else if (py::isinstance<py::float_>(value))
-      param = value.cast<double>();
-    else
-      param = value.cast<std::string>();
-    step.params[key.cast<std::string>()] = param;
-  }
-  return step;
-}
-
-fastsr::Plan to_plan(const py::dict& data) {
-  fastsr::Plan plan;
-  plan.domain = data["domain"].cast<std::string>();
-  plan.scale = data["scale"].cast<int64_t>();
-  for (const py::handle item : data["steps"]) plan.steps.push_back(to_step(py::cast<py::dict>(item)));
-  return plan;
-}
 
 fastsr::Weights to_weights(const std::map<std::string, Array>& arrays) {
   fastsr::Weights weights;
@@ -82,43 +59,115 @@ bool has_shape(const Array& array, const fastsr::Extent& e) {
   return array.ndim() == 3 && array.shape(0) == e.channels && array.shape(1) == e.height && array.shape(2) == e.width;
 }
 
-Array run(fastsr::Session& session, const Array& x, const std::vector<Array>& others,
-          const std::optional<Array>& into) {
-  if (x.ndim() != 3 || x.shape(0) != session.channels())
-    fastsr::fail(fastsr::Status::kBadInput, "expected a [", session.channels(), ", h, w] array");
+// Asks Python between tasks whether to go on: a signal (Ctrl-C), or `progress`, a callable that is given how much is done.
+class Watcher {
+ public:
+  explicit Watcher(const py::object& progress) : progress_(progress) {}
+  bool operator()(double done) {
+    py::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() == 0) {
+      if (progress_.is_none()) return true;
+      try {
+        progress_(done);
+        return true;
+      } catch (py::error_already_set& e) {
+        e.restore();
+      }
+    }
+    error_ = true;
+    PyErr_Fetch(&type_, &value_, &trace_);
+    return false;
+  }
+  // With the GIL: raises what stopped the run.
+  void rethrow() {
+    if (!error_) return;
+    PyErr_Restore(type_, value_, trace_);
+    throw py::error_already_set();
+  }
+
+ private:
+  const py::object& progress_;
+  bool error_ = false;
+  PyObject *type_ = nullptr, *value_ = nullptr, *trace_ = nullptr;
+};
+
+Array run(fastsr::Session& session, const Array& x, const std::vector<Array>& others, const std::optional<Array>& into,
+          const py::object& progress) {
+  const std::shared_ptr<const fastsr::Program> program = session.program();
+  const fastsr::Graph& graph = program->graph;
+  if (x.ndim() != 3 || x.shape(0) != graph.values[0].channels)
+    fastsr::fail(fastsr::Status::kBadInput, "expected a [", graph.values[0].channels, ", h, w] array");
   const int64_t h = x.shape(1), w = x.shape(2);
   if (h < 1 || w < 1) fastsr::fail(fastsr::Status::kBadInput, "an image of ", w, "x", h, " pixels is empty");
-  if (static_cast<int>(others.size()) + 1 != session.inputs())
-    fastsr::fail(fastsr::Status::kBadInput, others.size(), " inputs beside the first, expected ", session.inputs() - 1);
-  std::vector<const float*> inputs{x.data()};
-  for (const Array& other : others) {
-    const fastsr::Extent e = session.in_shape(static_cast<int>(inputs.size()), h, w);
-    if (!has_shape(other, e))
+  if (static_cast<int>(others.size()) + 1 != graph.inputs)
+    fastsr::fail(fastsr::Status::kBadInput, others.size(), " inputs beside the first, expected ", graph.inputs - 1);
+  std::deque<fastsr::PlaneSource> sources;
+  std::vector<const fastsr::Source*> inputs;
+  const auto add = [&](const Array& array) {
+    const fastsr::Extent e = graph.extent(static_cast<int>(inputs.size()), h, w);
+    if (!has_shape(array, e))
       fastsr::fail(fastsr::Status::kBadInput, "input ", inputs.size(), ": expected a [", e.channels, ", ", e.height,
                    ", ", e.width, "] array");
-    inputs.push_back(other.data());
-  }
-  const fastsr::Extent e = session.out_shape(h, w);
+    sources.emplace_back(array.data(), e);
+    inputs.push_back(&sources.back());
+  };
+  add(x);
+  for (const Array& other : others) add(other);
+  const fastsr::Extent e = graph.extent(graph.out(), h, w);
   Array out = into ? *into : Array(shape_of(e));
   if (!has_shape(out, e))
     fastsr::fail(fastsr::Status::kBadInput, "out: expected a [", e.channels, ", ", e.height, ", ", e.width, "] array");
-  float* to = out.mutable_data();
-  {
+  fastsr::PlaneSink sink(out.mutable_data(), e);
+  Watcher watcher(progress);
+  try {
     py::gil_scoped_release release;
-    session.run(inputs, h, w, to);
+    session.run(inputs, h, w, sink, std::ref(watcher));
+  } catch (const fastsr::Error&) {
+    watcher.rethrow();
+    throw;
   }
   return out;
 }
 
+// Whether what the network gave was finite; if not, `out` holds anything.
+bool upscale(fastsr::Session& session, const PixelArray& given, PixelArray& out, const py::object& progress) {
+  const std::shared_ptr<const fastsr::Program> program = session.program();
+  const fastsr::Graph& graph = program->graph;
+  const int64_t channels = graph.values[0].channels;
+  const fastsr::Extent made = graph.extent(graph.out(), 1, 1);
+  if (graph.inputs != 1 || (channels != 1 && channels != 3) || made.channels != channels)
+    fastsr::fail(fastsr::Status::kBadInput, "a network of ", graph.inputs, " inputs, ", channels, " channels and ",
+                 made.channels, " out does not take images");
+  const fastsr::Domain domain = channels == 1 ? fastsr::Domain::kY : fastsr::Domain::kRgb;
+  out.check_writeable();
+  const auto source = fastsr::make_source(given.pixels, domain, program->isa);
+  const auto sink = fastsr::make_sink(given.pixels, out.pixels, domain, graph.scale, program->isa);
+  Watcher watcher(progress);
+  try {
+    py::gil_scoped_release release;
+    session.run({source.get()}, given.pixels.height, given.pixels.width, *sink, std::ref(watcher));
+    sink->finish(program->threads);
+  } catch (const fastsr::Error&) {
+    watcher.rethrow();
+    throw;
+  }
+  return sink->finite();
+}
+
+py::dict to_dict(const fastsr::StepFacts& facts) {
+  py::dict row;
+  row["op"] = facts.op;
+  row["out"] = facts.out;
+  row["shape"] = py::make_tuple(facts.shape.channels, facts.shape.height, facts.shape.width);
+  row["radius"] = facts.radius;
+  row["flops"] = facts.flops;
+  return row;
+}
+
 py::list explain(const fastsr::Session& session, int64_t h, int64_t w) {
   py::list rows;
-  for (const fastsr::StepReport& r : session.explain(h, w)) {
-    py::dict row;
-    row["op"] = r.op;
-    row["out"] = r.out;
-    row["shape"] = py::make_tuple(r.shape.channels, r.shape.height, r.shape.width);
-    row["radius"] = r.radius;
-    row["flops"] = r.flops;
+  for (const fastsr::StepReport& r : fastsr::explain(*session.program(), h, w)) {
+    py::dict row = to_dict(r.facts);
     row["bytes"] = r.bytes;
     row["task"] = py::make_tuple(r.task_height, r.task_width);
     row["band"] = r.band;
@@ -128,6 +177,52 @@ py::list explain(const fastsr::Session& session, int64_t h, int64_t w) {
   return rows;
 }
 
+py::list facts(const fastsr::Graph& graph, int64_t h, int64_t w) {
+  py::list rows;
+  for (const fastsr::StepFacts& row : fastsr::facts(graph, h, w)) rows.append(to_dict(row));
+  return rows;
+}
+
+// Tensors of which only the shape is known.
+fastsr::Weights to_shapes(const std::map<std::string, std::vector<int64_t>>& shapes) {
+  fastsr::Weights weights;
+  for (const auto& [name, shape] : shapes) {
+    if (shape.size() > 4)
+      fastsr::fail(fastsr::Status::kBadModel, "tensor '", name, "' has ", shape.size(),
+                   " dimensions, at most 4 are expected");
+    fastsr::TensorRef ref{nullptr, static_cast<int>(shape.size()), {1, 1, 1, 1}};
+    std::copy(shape.begin(), shape.end(), ref.shape);
+    weights[name] = ref;
+  }
+  return weights;
+}
+
+std::unique_ptr<fastsr::Graph> make_graph(const py::dict& plan,
+                                          const std::map<std::string, std::vector<int64_t>>& shapes,
+                                          const std::optional<std::vector<int64_t>>& channels) {
+  const fastsr::Weights tensors = to_shapes(shapes);
+  return std::make_unique<fastsr::Graph>(channels ? fastsr::check_step(to_step(plan), *channels, tensors)
+                                                  : fastsr::check_plan(to_plan(plan), tensors));
+}
+
+// The steps that a kernel would run, composed ops expanded, as a plan has them.
+py::list steps_of(const fastsr::Graph& graph) {
+  py::list steps;
+  for (const fastsr::Node& node : graph.nodes) {
+    py::dict params, step;
+    for (const auto& [name, value] : node.given.params)
+      std::visit([&](const auto& v) { params[py::str(name)] = v; }, value);
+    step["op"] = node.given.op;
+    step["inputs"] = node.given.inputs;
+    step["out"] = node.given.out;
+    step["weights"] = node.given.weights;
+    step["params"] = params;
+    step["step"] = node.step;
+    steps.append(step);
+  }
+  return steps;
+}
+
 }  // namespace
 
 void register_session(py::module_& m) {
@@ -135,20 +230,52 @@ void register_session(py::module_& m) {
       .def(py::init(&make), py::arg("plan"), py::arg("weights"), py::arg("threads") = 0, py::arg("tile") = 0,
            py::arg("memory_limit") = 0, py::arg("isa") = "", py::arg("poison") = false, py::arg("shuffle") = 0,
            py::arg("bf16") = false, py::arg("way") = "", py::arg("channels") = py::none())
-      .def("run", &run, py::arg("x"), py::arg("others") = std::vector<Array>{}, py::arg("out").noconvert() = py::none())
+      .def("run", &run, py::arg("x"), py::arg("others") = std::vector<Array>{}, py::arg("out").noconvert() = py::none(),
+           py::arg("progress") = py::none())
+      .def(
+          "replace",
+          [](fastsr::Session& s, const std::map<std::string, Array>& weights) { s.replace(to_weights(weights)); },
+          py::arg("weights"))
+      .def("upscale", &upscale, py::arg("given"), py::arg("out"), py::arg("progress") = py::none())
       .def("explain", &explain, py::arg("h"), py::arg("w"))
-      .def("flops", &fastsr::Session::flops, py::arg("h"), py::arg("w"))
-      .def("memory", &fastsr::Session::memory, py::arg("h"), py::arg("w"))
+      .def(
+          "flops",
+          [](const fastsr::Session& s, int64_t h, int64_t w) { return fastsr::flops(s.program()->graph, h, w); },
+          py::arg("h"), py::arg("w"))
+      .def(
+          "memory",
+          [](const fastsr::Session& s, int64_t h, int64_t w) {
+            const auto program = s.program();
+            const fastsr::Ends ends{};
+            return fastsr::bytes(*program, fastsr::choose_layout(*program, h, w, ends), ends);
+          },
+          py::arg("h"), py::arg("w"))
       .def(
           "tile",
           [](const fastsr::Session& s, int64_t h, int64_t w) {
-            const fastsr::Extent e = s.tile(h, w);
-            return py::make_tuple(e.height, e.width);
+            const fastsr::Layout l = fastsr::choose_layout(*s.program(), h, w, fastsr::Ends{});
+            return py::make_tuple(l.tile_h, l.tile_w);
           },
           py::arg("h"), py::arg("w"))
-      .def_property_readonly("radius", &fastsr::Session::radius)
-      .def_property_readonly("scale", &fastsr::Session::scale)
-      .def_property_readonly("channels", &fastsr::Session::channels)
-      .def_property_readonly("threads", &fastsr::Session::threads)
-      .def_property_readonly("isa", &fastsr::Session::isa);
+      .def_property_readonly("radius", [](const fastsr::Session& s) { return s.program()->radius; })
+      .def_property_readonly("scale", [](const fastsr::Session& s) { return s.program()->graph.scale; })
+      .def_property_readonly("channels", [](const fastsr::Session& s) { return s.program()->graph.values[0].channels; })
+      .def_property_readonly("threads", [](const fastsr::Session& s) { return s.program()->threads; })
+      .def_property_readonly("isa", [](const fastsr::Session& s) { return s.program()->isa; });
+  py::class_<fastsr::Graph>(m, "Graph")
+      .def(py::init(&make_graph), py::arg("plan"), py::arg("shapes"), py::arg("channels") = py::none())
+      .def("facts", &facts, py::arg("h"), py::arg("w"))
+      .def("steps", &steps_of)
+      .def(
+          "flops", [](const fastsr::Graph& g, int64_t h, int64_t w) { return fastsr::flops(g, h, w); }, py::arg("h"),
+          py::arg("w"))
+      .def(
+          "out_shape",
+          [](const fastsr::Graph& g, int64_t h, int64_t w) {
+            const fastsr::Extent e = g.extent(g.out(), h, w);
+            return py::make_tuple(e.channels, e.height, e.width);
+          },
+          py::arg("h"), py::arg("w"))
+      .def_property_readonly("radius", [](const fastsr::Graph& g) { return fastsr::radius(g); })
+      .def_readonly("scale", &fastsr::Graph::scale);
 }

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <iterator>
+
+#include "core/isa.h"
+#include "core/memory.h"
+#include "core/pool.h"
+#include "core/program.h"
+#include "core/status.h"
+
+namespace fastsr {
+
+namespace {
+
+constexpr int64_t kNarrow = 4;  // values of at most this many channels are kept as whole planes
+// Writing and reading a number of a plane takes as long as about this many multiply-adds (10 GB/s).
+constexpr int64_t kPlaneWork = 80;
+constexpr int64_t kSide = 48;  // of a task's tile, about
+// A value of which a tile takes more than this does not stay in L2 beside another one: kept in scratch it costs as much.
+constexpr int64_t kLarge = 1 << 20;
+constexpr int64_t kFarImage = int64_t{1} << 40;  // of a size whose edges are never met
+constexpr int64_t kFar = 720720;                 // in it: a place that is a multiple of every granule and block
+
+bool same_tensor(const TensorRef& a, const TensorRef& b) {
+  return a.data == b.data && a.rank == b.rank && std::equal(a.shape, a.shape + a.rank, b.shape);
+}
+
+// Whether two steps' kernels write the same packed weights: a recursion's steps do.
+bool same_packing(const Launch& a, const Spec& a_spec, const Launch& b, const Spec& b_spec) {
+  if (a.kernel != b.kernel || !a_spec.weights[0].data) return false;
+  if (a.kernel->packing && a.kernel->packing(a_spec) != a.kernel->packing(b_spec)) return false;
+  for (int i = 0; i < 3; ++i)
+    if (!same_tensor(a_spec.weights[i], b_spec.weights[i])) return false;
+  return a_spec.channels_in == b_spec.channels_in && a_spec.channels_out == b_spec.channels_out &&
+         a_spec.bf16 == b_spec.bf16 && a.kernel->packed_bytes(a_spec) == b.kernel->packed_bytes(b_spec);
+}
+
+// Packs the weights of `specs`, one per launch, into new memory.
+void pack(std::vector<Launch>& launches, const std::vector<Spec>& specs) {
+  for (size_t i = 0; i < launches.size(); ++i) {
+    Launch& launch = launches[i];
+    launch.packed.reset();
+    for (size_t k = 0; k < i && !launch.packed; ++k)
+      if (same_packing(launches[k], specs[k], launch, specs[i])) launch.packed = launches[k].packed;
+    launch.packed_bytes = 0;
+    if (launch.packed) continue;
+    launch.packed_bytes = launch.kernel->packed_bytes(specs[i]);
+    launch.packed = allocate(launch.packed_bytes);
+    launch.kernel->pack(specs[i], launch.packed.get());
+  }
+}
+
+void forget(Spec& spec) {  // the caller's memory, which may go once it is packed
+  for (TensorRef& tensor : spec.weights) tensor.data = nullptr;
+}
+
+void choose_kernels(Program& program) {
+  const Options& options = program.options;
+  const char* const names[] = {"", "direct", "columns", "tiles"};
+  const auto name = std::find(std::begin(names), std::end(names), options.way);
+  if (name == std::end(names)) fail(Status::kBadInput, "way='", options.way, "' is not one of direct, columns, tiles");
+  for (const Node& node : program.graph.nodes) {
+    Launch launch{&find_kernel(node.rule->op, program.isa), node.spec, nullptr, 0};
+    launch.spec.algorithm = static_cast<Algorithm>(name - std::begin(names));
+    launch.spec.bf16 = options.bf16 && launch.kernel->bf16 && launch.kernel->bf16(launch.spec);
+    program.launches.push_back(launch);
+  }
+}
+
+// Keeps the values of which the maker and all readers take pairs of bfloat16 as such: half the bytes, and next to nothing
+// to do before they are multiplied.
+void choose_pairs(Program& program) {
+  const std::vector<Node>& nodes = program.graph.nodes;
+  for (const Value& value : program.graph.values) program.stored.push_back(value.channels);
+  std::vector<bool> all(program.stored.size(), true);
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    const Launch& launch = program.launches[i];
+    if (launch.kernel->pairs && launch.kernel->pairs(launch.spec)) continue;
+    all[index(nodes[i].out)] = false;
+    for (const Use& use : nodes[i].uses) all[index(use.value)] = false;
+  }
+  for (int v = 0; v < static_cast<int>(all.size()); ++v)
+    if (v < program.graph.inputs || v == program.graph.out()) all[index(v)] = false;
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    Spec& spec = program.launches[i].spec;
+    spec.pairs_out = all[index(nodes[i].out)];
+    spec.pairs_in = all[index(nodes[i].uses[0].value)];
+    spec.pairs_residual = nodes[i].uses.size() > 1 && all[index(nodes[i].uses[1].value)];
+  }
+  for (size_t v = 0; v < all.size(); ++v)
+    if (all[v]) program.stored[v] = ceil_div(program.stored[v], 2);
+}
+
+// Whether to keep the output of node i, in a segment from `first`, as a plane: when that is cheaper than making a tile's
+// halo of it again.
+bool worth_a_plane(const Program& program, int first, int i) {
+  const Graph& graph = program.graph;
+  const int64_t channels = graph.nodes[index(i)].spec.channels_out;
+  if (channels <= kNarrow) return true;
+  if (channels * (kSide + 2) * (kSide + 2) * static_cast<int64_t>(sizeof(float)) > kLarge) return true;
+  const auto side_at = [&](int k) { return kSide * graph.values[index(graph.nodes[index(k)].out)].scale; };
+  const int64_t here = side_at(i), nodes = static_cast<int64_t>(graph.nodes.size());
+  // A step behind it that reads further than its output makes the tile's halo, of everything since the last plane.
+  int64_t reach = 0;
+  for (int k = i + 1; k < nodes && !reach; ++k) {
+    const Rect need =
+        graph.nodes[index(k)].rule->needs(graph.nodes[index(k)].spec, 0, {kSide, kSide, kSide + 1, kSide + 1});
+    reach = (height(need) - 1) / 2;
+  }
+  double work = 0;
+  for (int k = first; k <= i; ++k) {
+    const Launch& launch = program.launches[index(k)];
+    const double part = static_cast<double>(side_at(k)) / static_cast<double>(here);
+    work += static_cast<double>(launch.kernel->work(launch.spec, {0, 0, 96, 96})) / (96.0 * 96.0) * part * part;
+  }
+  return work * 4.0 * static_cast<double>(reach) / kSide > static_cast<double>(kPlaneWork * channels);
+}
+
+// The buffers of a segment: one per value that its steps read or make, more where its readers see different borders.
+void lay_buffers(const Program& program, const std::vector<bool>& plane, Segment& segment) {
+  const Graph& graph = program.graph;
+  std::vector<int> main(graph.values.size(), -1);  // the first buffer of a value
+  for (int i = segment.first; i < segment.last; ++i) {
+    const Node& node = graph.nodes[index(i)];
+    const Kernel& kernel = *program.launches[index(i)].kernel;
+    segment.reads.emplace_back();
+    for (size_t k = 0; k < node.uses.size(); ++k) {
+      const Use& use = node.uses[k];
+      int& first = main[index(use.value)];
+      if (first < 0) {
+        first = static_cast<int>(segment.buffers.size());
+        const Buffer::Origin origin = plane[index(use.value)] ? Buffer::kPlane : Buffer::kInput;
+        segment.buffers.push_back({use.value, origin, false, Border::kZero, -1});
+      }
+      Buffer& buffer = segment.buffers[index(first)];
+      int read = first;
+      const bool streamed = k == 0 && kernel.streams && kernel.streams(program.launches[index(i)].spec);
+      const bool outside = use.read == Read::kWindow && !(streamed && buffer.origin == Buffer::kPlane);
+      if (outside && !buffer.bordered) {
+        buffer.bordered = true;
+        buffer.border = use.border;
+      } else if (outside && buffer.border != use.border && !streamed) {
+        const Buffer::Origin origin = buffer.origin == Buffer::kMade ? Buffer::kCopy : buffer.origin;
+        read = -1;
+        for (size_t b = 0; b < segment.buffers.size() && read < 0; ++b)
+          if (segment.buffers[b].value == use.value && segment.buffers[b].bordered &&
+              segment.buffers[b].border == use.border)
+            read = static_cast<int>(b);
+        if (read < 0) {
+          read = static_cast<int>(segment.buffers.size());
+          segment.buffers.push_back({use.value, origin, true, use.border, origin == Buffer::kCopy ? first : -1});
+        }
+      }
+      segment.reads.back().push_back(read);
+    }
+    main[index(node.out)] = static_cast<int>(segment.buffers.size());
+    segment.makes.push_back(main[index(node.out)]);
+    segment.buffers.push_back({node.out, Buffer::kMade, false, Border::kZero, -1});
+  }
+}
+
+void cut(Program& program) {
+  const Graph& graph = program.graph;
+  const int nodes = static_cast<int>(graph.nodes.size());
+  std::vector<int> last_use(graph.values.size(), -1);
+  for (int i = 0; i < nodes; ++i)
+    for (const Use& use : graph.nodes[index(i)].uses) last_use[index(use.value)] = i;
+  // A segment ends with a value that is worth a plane, and where it can: all others still to be read must be planes. One
+  // that is not, as a residual of many steps, then becomes one for the sake of those between.
+  std::vector<bool> wanted(graph.values.size(), false), plane;
+  for (bool again = true; again;) {
+    again = false;
+    program.segments.clear();
+    plane.assign(graph.values.size(), false);
+    int first = 0;
+    for (int i = 0; i < nodes && !again; ++i) {
+      const int made = graph.nodes[index(i)].out;
+      if (!wanted[index(made)] && !worth_a_plane(program, first, i) && i + 1 < nodes) continue;
+      for (int v = graph.nodes[index(first)].out; v < made && !again; ++v)
+        if (last_use[index(v)] > i) wanted[index(v)] = wanted[index(made)] = again = true;
+      plane[index(made)] = true;
+      Segment segment{};
+      segment.first = first;
+      segment.last = i + 1;
+      segment.out = made;
+      segment.granule = graph.nodes[index(i)].rule->granule(graph.nodes[index(i)].spec);
+      program.segments.push_back(segment);
+      first = i + 1;
+    }
+  }
+  for (Segment& segment : program.segments) lay_buffers(program, plane, segment);
+}
+
+// Lets kernels compute in blocks, placed so that the blocks of a value begin where most tiles of it begin.
+void place_blocks(Program& program) {
+  for (const Segment& segment : program.segments) {
+    const int64_t far = kFar * segment.granule;
+    const Needs need = needs_of(program, segment, {far, far, far + 1, far + 1}, kFarImage, kFarImage);
+    for (int i = segment.first; i < segment.last; ++i) {
+      Launch& launch = program.launches[index(i)];
+      const Rect& from = need.made[index(i - segment.first)];
+      Blocks blocks = launch.kernel->blocks ? launch.kernel->blocks(launch.spec) : Blocks{};
+      blocks.y = from.y0 - floor_div(from.y0, blocks.rows) * blocks.rows;
+      blocks.x = from.x0 - floor_div(from.x0, blocks.columns) * blocks.columns;
+      launch.spec.blocks = blocks;
+    }
+  }
+}
+
+}  // namespace
+
+Program compile(Graph graph, const Options& options) {
+  if (options.threads < 0 || options.threads > 1024)
+    fail(Status::kBadInput, "threads=", options.threads, " is not from 0 to 1024");
+  if (options.tile < 0) fail(Status::kBadInput, "tile=", options.tile, " is negative");
+  if (options.memory_limit < 0) fail(Status::kBadInput, "memory_limit=", options.memory_limit, " is negative");
+  Program program;
+  program.graph = std::move(graph);
+  program.options = options;
+  program.isa = choose_isa(options.isa);
+  if (options.bf16 && program.isa != "avx512bf16" && program.isa != "amx")
+    fail(Status::kDevice, "precision 'bf16' needs a CPU with AVX-512-BF16 or AMX; this run has ", program.isa);
+  program.threads = options.threads ? options.threads : default_threads();
+  program.radius = radius(program.graph);
+  choose_kernels(program);
+  std::vector<Spec> specs;
+  for (const Launch& launch : program.launches) specs.push_back(launch.spec);
+  pack(program.launches, specs);
+  for (Node& node : program.graph.nodes) forget(node.spec);
+  for (Launch& launch : program.launches) forget(launch.spec);
+  choose_pairs(program);
+  cut(program);
+  place_blocks(program);
+  return program;
+}
+
+Program with_weights(const Program& program, const Weights& weights) {
+  Program replaced = program;
+  std::vector<Spec> specs;
+  for (size_t i = 0; i < program.launches.size(); ++i) {
+    const Node& node = program.graph.nodes[i];
+    std::vector<int64_t> channels;
+    for (const Use& use : node.uses) channels.push_back(program.graph.values[index(use.value)].channels);
+    const Spec parsed = node.rule->parse(node.given, weights, channels);
+    Spec spec = program.launches[i].spec;
+    for (int k = 0; k < 3; ++k) {
+      const TensorRef &now = parsed.weights[k], &before = spec.weights[k];
+      if (now.rank != before.rank || !std::equal(now.shape, now.shape + now.rank, before.shape))
+        fail(Status::kBadModel, node.given.op, ": the new weights have other shapes than those it was compiled for");
+      spec.weights[k] = now;
+    }
+    specs.push_back(spec);
+  }
+  pack(replaced.launches, specs);
+  return replaced;
+}
+
+}  // namespace fastsr

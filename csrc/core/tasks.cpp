@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/tasks.h"
+
+#include <unistd.h>
+
+#include <limits>
+#include <numeric>
+
+namespace fastsr {
+
+namespace {
+
+constexpr double kTaskWork = 2e5;  // multiply-adds that beginning a task is worth: about 10 us, measured
+constexpr double kRowWork = 100;   // and a row of a channel: its first cache lines come late
+constexpr int64_t kFarImage = int64_t{1} << 40;
+
+int64_t l2_bytes() {
+  static const int64_t bytes = std::max<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE), 256 << 10);  // 0 or -1: not known
+  return bytes;
+}
+
+// What a tile of this size needs where no edge is near. It may begin anywhere: here at a multiple of everything.
+Needs inner_needs(const Program& program, const Segment& segment, int64_t rows, int64_t columns) {
+  const int64_t far = 720720 * segment.granule;
+  return needs_of(program, segment, {far, far, far + rows, far + columns}, kFarImage, kFarImage);
+}
+
+// Bytes that a band should find in L2: rows of the values between its steps, and of planes that two steps read.
+int64_t cached_bytes(const Program& program, const Segment& segment, const Needs& need) {
+  int64_t sum = 0;
+  for (size_t b = 0; b < segment.buffers.size(); ++b) {
+    const Buffer& buffer = segment.buffers[b];
+    if (buffer.value == segment.out) continue;
+    int64_t readers = 0;
+    for (const std::vector<int>& reads : segment.reads)
+      readers += std::count(reads.begin(), reads.end(), static_cast<int>(b));
+    if (buffer.origin == Buffer::kPlane && !buffer.bordered && readers < 2) continue;
+    sum += 4 * program.stored[index(buffer.value)] * height(need.buffer[b]) * width(need.buffer[b]);
+  }
+  return sum;
+}
+
+// Multiply-adds, or what takes as long, of a band; of a task's first one with the rows that later bands find made.
+double work_of_band(const Program& program, const Segment& segment, const Needs& need, int64_t rows, bool first) {
+  const int64_t scale = program.graph.values[index(segment.out)].scale;
+  double work = 0;
+  for (int i = segment.first; i < segment.last; ++i) {
+    const Launch& launch = program.launches[index(i)];
+    Rect made = need.made[index(i - segment.first)];
+    const int64_t here = program.graph.values[index(program.graph.nodes[index(i)].out)].scale;
+    if (!first) made.y1 = made.y0 + std::max<int64_t>(1, rows * here / scale);
+    work += static_cast<double>(launch.kernel->work(launch.spec, made)) +
+            kRowWork * static_cast<double>(height(made) * (launch.spec.channels_in + launch.spec.channels_out));
+  }
+  return work;
+}
+
+std::vector<int64_t> sorted(std::vector<int64_t> sides) {
+  std::sort(sides.begin(), sides.end());
+  sides.erase(std::unique(sides.begin(), sides.end()), sides.end());
+  return sides;
+}
+
+int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+}  // namespace
+
+TaskSize choose_task(const Program& program, const Segment& segment, int64_t area_h, int64_t area_w) {
+  const int64_t g = segment.granule;
+  int64_t block_rows = g, block_columns = g;
+  for (int i = segment.first; i < segment.last; ++i) {
+    block_rows = std::lcm(block_rows, program.launches[index(i)].spec.blocks.rows);
+    block_columns = std::lcm(block_columns, program.launches[index(i)].spec.blocks.columns);
+  }
+  // Few candidates suffice: the cost is flat around its minimum. Those of 16 k - 2 granules leave no lane idle in a
+  // kernel that works on whole granules and two more (anchored_regression), or before a 3 x 3 convolution.
+  std::vector<int64_t> bands, widths;
+  for (int64_t side : {4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512}) {
+    bands.push_back(std::min(up(side, block_rows), up(area_h, block_rows)));
+    if (side >= 16) widths.push_back(std::min(up(side, block_columns), up(area_w, block_columns)));
+  }
+  if (g > 1)
+    for (int64_t cells : {14, 30, 46, 62, 94, 126})
+      for (std::vector<int64_t>* sides : {&bands, &widths}) sides->push_back(cells * g);
+  for (int64_t parts : {1, 2, 3, 4, 6, 8}) widths.push_back(up(ceil_div(area_w, parts), block_columns));
+  const double budget = static_cast<double>(l2_bytes()) * 5 / 8;
+  const double area = static_cast<double>(area_h) * static_cast<double>(area_w);
+  double best = std::numeric_limits<double>::infinity();
+  TaskSize task{bands[0], widths[0], bands[0], 0};
+  for (int64_t width : sorted(widths))
+    for (int64_t band : sorted(bands)) {
+      const Needs need = inner_needs(program, segment, band, width);
+      const double first = work_of_band(program, segment, need, band, true),
+                   next = work_of_band(program, segment, need, band, false);
+      double misses = static_cast<double>(cached_bytes(program, segment, need)) / budget;
+      misses = misses > 1 ? 1 + 2 * (misses - 1) : 1;
+      std::vector<int64_t> heights;
+      for (int64_t parts : {1, 2, 3, 4, 6, 8, 12, 16, 24, 32}) heights.push_back(up(ceil_div(area_h, parts), band));
+      for (int64_t height : sorted(heights)) {
+        const double work = first + next * static_cast<double>(height / band - 1) + kTaskWork;
+        const int64_t count = ceil_div(area_h, height) * ceil_div(area_w, width);
+        // Whole tiles over the area: what the last row and column of tiles waste is not counted, they are smaller.
+        const double per_pixel = work / static_cast<double>(height * width);
+        double cost = misses * per_pixel;
+        if (program.threads > 1) {
+          // At worst all but one thread wait for the last task. Equal tasks that all threads share out leave none over,
+          // but more of them even out what else the machine does.
+          const bool even = area_h % height == 0 && area_w % width == 0 && count % program.threads == 0;
+          const double share =
+              static_cast<double>(std::min(height, area_h) * std::min(width, area_w)) * program.threads / area;
+          cost *= 1 + share * (even ? 0.2 : 0.8);
+        }
+        if (cost < best) {
+          best = cost;
+          task = {height, width, band, per_pixel};
+        }
+      }
+    }
+  return task;
+}
+
+}  // namespace fastsr
