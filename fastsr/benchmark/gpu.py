@@ -36,7 +36,7 @@ ANCHORED = "anchored_regression"
 def eager(plan: Plan, weights: Mapping[str, np.ndarray], precision: str, device: str) -> PreparedGpu:
     """A GPU executor whose only backend is torch; the first image of a size chooses among each op's variants."""
     (prepared,) = GpuExecutor("torch", ("torch",)).prepare(plan, weights, precision=precision, device=device).members
-    dtype = getattr(torch, PRECISIONS[precision])
+    dtype = PRECISIONS[precision]
     tensors = {name: torch.from_numpy(np.array(value, np.float32)).to(device) for name, value in weights.items()}
     for i, stage in enumerate(prepared.stages):
         (step,) = stage.steps
