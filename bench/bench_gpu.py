@@ -1,226 +1,316 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times our GPU executors ("gpu" takes the faster of the others) against torch on one NVIDIA GPU (fastsr.benchmark.gpu).
+"""Times our GPU executors ("gpu" takes the fastest way of the others) against torch on one NVIDIA GPU.
 
-    python bench/bench_gpu.py --tune               bench/gpu.sh runs the tests first
-    python bench/bench_gpu.py --precision fp16 --cases btsrn --minutes 2
+    python bench/bench_gpu.py --phase ours compiled         bench/gpu.sh first finds out which kernels hang
+    python bench/bench_gpu.py --engines triton torch --cases btsrn --precision fp16 bf16 --seconds 60
 
-Same plan, weights, precision and input; outputs are compared before anything is timed; engines take turns; medians. The
-share of the roofline is that of the longer of two times: the plan's FLOPs at the rate of a matrix product measured in the
-same run, and its values read and written once a step at the rate of a copy. Writes bench/results/<gpu>.json after every
-case and prints a table; what the file holds already of these kernels is not measured again.
-Under fp8 the peers run in fp16, in which the matrix product is as well: torch has no convolutions of 8 bits.
+Same plan, weights, precision and input. A process per case and engine (gpu_worker.py): they load, compile and compare
+with float32 side by side, then take turns on a GPU that nobody else uses, two turns each, so that a drift shows. One that
+hangs is killed and becomes a row that says so. Every row is written to bench/results/<gpu>.json as it comes; what that
+file holds already of these kernels is not measured again, and what failed comes last. The share of the roofline is that
+of the longer of two times: the plan's FLOPs at the rate of a matrix product measured on the same GPU, and its values read
+and written once a step at the rate of a copy. Under fp8 the peers run in fp16: torch has no convolutions of 8 bits.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastsr import executors
-from fastsr.benchmark import cases
-from fastsr.benchmark.cases import Case
-from fastsr.errors import DeviceError
-from fastsr.executors import devices, tuning
-from fastsr.executors.gpu import PRECISIONS, GpuExecutor
+sys.path.insert(0, str(Path(__file__).parent))
+import gpu_worker
+import jobs
+from gpu_worker import CASES, OURS, PEERS
+from jobs import JobError, Worker
 
-RESULTS = Path(__file__).parent / "results"
-PEERS = ("torch", "torch.compile", "torch.compile best")
-FRAME = (640, 360)
-"""of the input: 1920 x 1080 at x3"""
-PSNR = {"fp8": 40.0}
-"""an engine further from float32 than this, 50 dB in other precisions, is not timed"""
-
-
-def wanted(names: list[str]) -> list[Case]:
-    """The ops with a kernel of their own and whole networks, at 1080p output but for CRNet (its paper's sizes)."""
-    every = [
-        cases.anchored_regression(3),
-        cases.pconv_block(),
-        cases.cista(),
-        cases.cista(64, 1024),
-        cases.model("annet_x3"),
-        *cases.networks(),
-    ]
-    return [case for case in every if not names or any(name in case.name for name in names)]
+PREPARE = 60.0
+"""seconds until a worker must be ready; Triton's first compilation of a large kernel takes ten"""
+FIRST, AGAIN = 40.0, 10.0
+"""seconds of a turn: the first one chooses among candidates; an honest one takes two"""
+LEAST = 15.0
+"""seconds left without which no batch begins: none would become ready"""
+TURN = 2.5
+"""of the time left, what is set aside for each worker's turns"""
 
 
-def frame_of(case: Case) -> tuple[int, int]:
-    if case.name.startswith("crnet"):
-        return case.size(*FRAME)
-    return FRAME[0] * case.upscaled, FRAME[1] * case.upscaled
+@dataclass(frozen=True)
+class Job:
+    case: str
+    engine: str
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.case} {self.precision} by {self.engine}"
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return (self.case, self.engine, self.precision)
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, str(Path(gpu_worker.__file__)), *self.key]
 
 
-def engines(case: Case, precision: str) -> dict[str, Callable[[Any], Any]]:
-    """name -> tensor to tensor."""
-
-    from fastsr.benchmark import gpu
-
-    plan, weights = case.plan, case.weights
-    made = {name: executors.get(name).prepare(plan, weights, precision=precision) for name in executors.GPU}
-    found = {name: prepared.run_tensor for name, prepared in made.items()}  # type: ignore[attr-defined]
-    found["torch"] = gpu.eager(plan, weights, precision, "cuda").run_tensor
-    found["torch.compile"] = gpu.compiled(plan, weights, precision, "cuda")
-    if any(step.op == gpu.ANCHORED for step in plan.steps):
-        found["torch.compile best"] = gpu.compiled(plan, weights, precision, "cuda", best_anchored=True)
-    return found
+def every(engines: Iterable[str], precision: str, names: Sequence[str] = ("",)) -> list[Job]:
+    """By case: a case is worth something when its engines are all there."""
+    chosen = [case for case in CASES if any(name in case for name in names)]
+    wanted = list(engines)
+    return [Job(case, e, precision) for case in chosen for e in wanted if e in gpu_worker.engines(case)]
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    """One call on the GPU."""
-    import torch
-
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    run()
-    end.record()
-    end.synchronize()
-    return 1e-3 * float(begin.elapsed_time(end))
-
-
-def probe(precision: str) -> dict[str, float]:
-    """TFLOP/s of a matrix product of 8192 in the dtype, TB/s of copying 1 GiB (read and written)."""
-    import torch
-
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float16}.get(precision, torch.float32)
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    product = statistics.median(seconds(lambda: a @ b) for _ in range(20))
-    torch.backends.cuda.matmul.allow_tf32 = before
-    big = torch.empty(1 << 30, device="cuda", dtype=torch.uint8)
-    other = torch.empty_like(big)
-    copy = statistics.median(seconds(lambda: other.copy_(big)) for _ in range(20))
-    return {"tflops": 2 * 8192**3 / product / 1e12, "tbps": 2 * (1 << 30) / copy / 1e12}
+def phases() -> dict[str, list[Job]]:
+    """What bench/gpu.sh asks for, in the order of its worth."""
+    blocks = ("pconv", "btsrn", "cista", "crnet")
+    return {
+        "ours": every(("triton", "cuda", "torch"), "fp16"),
+        "compiled": every(("torch.compile", "torch.compile best"), "fp16"),
+        "gpu": every(("gpu",), "fp16"),
+        "bf16": every(("triton", "cuda", "torch"), "bf16", blocks),
+        "max": every(("torch.compile max",), "fp16"),
+        "fp8": every(("triton", "cuda", "gpu"), "fp8", blocks),
+    }
 
 
-def measure(case: Case, precision: str, tune: bool, rounds: int = 30) -> list[dict[str, Any]]:
-    """A row per engine: median and least milliseconds, TFLOP/s of the plan's own FLOPs, error against fp32."""
-    import torch
+class Report:
+    """bench/results/<gpu>.json, always whole."""
 
-    w, h = frame_of(case)
-    x = torch.rand(1, case.plan.channels, h, w, device="cuda")
-    x = torch.nn.functional.avg_pool2d(
-        torch.nn.functional.pad(x, (2, 2, 2, 2), "replicate"), 5, 1
-    )  # smooth as images are
-    truth = GpuExecutor("torch", ("torch",)).prepare(case.plan, case.weights, precision="fp32").run_tensor(x)
-    rows, ready = [], {}
-    made = engines(case, precision)
-    ours = made["triton"].__self__  # type: ignore[attr-defined]
-    flops, traffic = ours.session.flops(h, w), ours.traffic(1, h, w)
-    for name, run in made.items():
-        row: dict[str, Any] = {
-            "case": case.name,
-            "engine": name,
-            "precision": precision,
-            "input": [w, h],
-            "device": devices.name(x.device),
-        }
-        try:
-            if tune and name in executors.GPU:
-                row["candidates"] = run.__self__.tune(1, h, w)  # type: ignore[attr-defined]
-            for _ in range(3):  # compiles, then captures, then replays
-                out = run(x)
-            error = float((out - truth).square().mean())
-            row["psnr_to_fp32"] = None if error == 0 else round(-10 * torch.log10(torch.tensor(error)).item(), 2)
-            if error > 10 ** (-PSNR.get(precision, 50.0) / 10):
-                row["skipped"] = f"output differs: {row['psnr_to_fp32']} dB"
-            else:
-                ready[name] = run
-        except Exception as e:  # an engine that cannot run a case is a row, not the end
-            row["skipped"] = f"{type(e).__name__}: {e}"[:200]
-        rows.append(row)
-    times: dict[str, list[float]] = {name: [] for name in ready}
-    with torch.no_grad():
-        for _ in range(rounds):
-            for name, run in ready.items():
-                times[name].append(seconds(lambda run=run: run(x)))  # type: ignore[misc]
-    for row in rows:
-        if times.get(row["engine"]):
-            median = statistics.median(times[row["engine"]])
-            row |= {
-                "ms_median": 1e3 * median,
-                "ms_min": 1e3 * min(times[row["engine"]]),
-                "tflops": flops / median / 1e12,
-                "tbps": traffic / median / 1e12,
-            }
-    return rows
+    def __init__(self, file: Path, about: dict[str, str]) -> None:
+        self.file, self.data = file, jobs.read(file, about)
+
+    def put(self, row: dict[str, Any]) -> None:
+        key = [row[k] for k in ("case", "engine", "precision")]
+        self.data["rows"] = [r for r in self.data["rows"] if [r.get(k) for k in ("case", "engine", "precision")] != key]
+        self.data["rows"].append(row)
+        self.save()
+
+    def save(self) -> None:
+        jobs.write(self.file, json.dumps(self.data, indent=1) + "\n")
+
+    def left(self, wanted: Sequence[Job]) -> list[Job]:
+        """What has no time yet; what failed before comes last."""
+        rows = {(r["case"], r["engine"], r["precision"]): r for r in self.data["rows"]}
+        open_ = [job for job in dict.fromkeys(wanted) if "ms_median" not in rows.get(job.key, {})]
+        return sorted(open_, key=lambda job: job.key in rows)
+
+    def was_late(self, job: Job) -> bool:
+        rows = (row for row in self.data["rows"] if (row["case"], row["engine"], row["precision"]) == job.key)
+        return any("preparing: no answer" in row.get("failed", "") for row in rows)
 
 
-def table(rows: list[dict[str, Any]], probes: dict[str, dict[str, float]]) -> str:
+Start = Callable[[Job], Worker]
+
+
+def start(job: Job) -> Worker:
+    """A worker that leaves cores to the others; inductor, which compiles in processes of its own, may have some."""
+    threads = {"OMP_NUM_THREADS": "2", "TORCHINDUCTOR_COMPILE_THREADS": "16" if job.engine.endswith("max") else "3"}
+    log = jobs.WORK / "workers" / f"{job.case} {job.engine} {job.precision}.txt".replace(" ", "_")
+    return Worker(job.command, log, threads)
+
+
+def measure(
+    report: Report,
+    wanted: Sequence[Job],
+    end: float,
+    workers: int,
+    begin: Start = start,
+    busy: Path | None = None,  # while it exists, others use the GPU
+) -> list[Job]:
+    """Rows for the jobs in the report, as far as the time goes. Returns those that have none."""
+    todo, again = report.left(wanted), True
+    while todo and end - time.monotonic() > LEAST:
+        exclusive = any(job.engine.endswith("max") for job in todo[:workers])  # it tunes by times
+        batch, todo = todo[: 1 if exclusive else workers], todo[1 if exclusive else workers :]
+        _batch(report, batch, end, begin, busy)
+        if not todo and again:  # those that were late: what they compiled so far is in the cache
+            again, todo = False, [job for job in report.left(wanted) if report.was_late(job)]
+    return report.left(wanted)
+
+
+def _batch(report: Report, batch: Sequence[Job], end: float, begin: Start, busy: Path | None) -> None:
+    """Prepare side by side, then time one after the other."""
+    began = time.monotonic()
+    reserve = min(TURN * len(batch), (end - began) / 2)
+    # Who shares the processor with others may take longer.
+    prepared_by = began + min(PREPARE * (1.5 if _is(busy) else 1), end - began - reserve)
+    running = {job: begin(job) for job in batch}
+    ready: dict[Job, dict[str, Any]] = {}
+    try:
+        for job, worker in running.items():
+            with _row_of_failure(report, job):
+                ready[job] = worker.answer(prepared_by - time.monotonic(), f"{job}, preparing")
+        print(f"{len(ready)} of {len(batch)} ready after {time.monotonic() - began:.0f} s", flush=True)
+        while _is(busy) and time.monotonic() < end:
+            time.sleep(0.1)
+        first: dict[Job, dict[str, Any]] = {}
+        for job in ready:
+            with _row_of_failure(report, job):
+                first[job] = _turn(running[job], "first", FIRST, end, job)
+                report.put(row_of(job, ready[job], first[job], [first[job]["ms"]], report.data["machine"]))
+                _keep_candidates(job, first[job])
+                print(line(report.data["rows"][-1]), flush=True)
+        for job, answer in first.items():
+            try:
+                again = _turn(running[job], "again", AGAIN, end, job)["ms"]
+            except JobError as e:  # one turn is there
+                jobs.fault(str(job), str(e))
+                continue
+            report.put(row_of(job, ready[job], answer, [answer["ms"], again], report.data["machine"]))
+    finally:
+        for worker in running.values():
+            worker.kill()
+
+
+def _is(busy: Path | None) -> bool:
+    return busy is not None and busy.exists()
+
+
+def _turn(worker: Worker, word: str, limit: float, end: float, job: Job) -> dict[str, Any]:
+    left = end - time.monotonic()
+    if left < 0.5:
+        raise JobError("no time was left for its turn")
+    worker.say(word)
+    return worker.answer(min(limit, left), f"{job}, {word} turn")
+
+
+class _row_of_failure:
+    """A failure becomes a row of one line, and its whole text is kept."""
+
+    def __init__(self, report: Report, job: Job) -> None:
+        self.report, self.job = report, job
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if not isinstance(error, JobError):
+            return False
+        job, said = self.job, str(error).splitlines()[0][:300]
+        jobs.fault(str(job), str(error))
+        row = {"case": job.case, "engine": job.engine, "precision": job.precision, "failed": said}
+        self.report.put(row)
+        print(line(row), flush=True)
+        return True
+
+
+def row_of(
+    job: Job, ready: dict[str, Any], first: dict[str, Any], turns: Sequence[Sequence[float]], machine: str
+) -> dict[str, Any]:
+    """Milliseconds of all rounds of both turns; the turns' own medians show how steady the machine was."""
+    times = [t for turn in turns for t in turn]
+    median = statistics.median(times)
+    return {
+        "case": job.case,
+        "engine": job.engine,
+        "precision": job.precision,
+        "input": list(CASES[job.case][1]),
+        "device": machine,
+        "ms_median": median,
+        "ms_min": min(times),
+        "ms_turns": [statistics.median(turn) for turn in turns],
+        "ms_latency": first.get("ms_latency"),
+        "graph": first.get("graph"),
+        "psnr_to_fp32": first.get("psnr_to_fp32"),
+        "peak_bytes": first.get("peak_bytes"),
+        "tflops": ready["flops"] / median / 1e9,
+        "tbps": ready["traffic"] / median / 1e9 if ready.get("traffic") else None,
+        "who": first.get("who"),
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row for whoever watches."""
+    name = f"{row['case']:24} {row['precision']:5} {row['engine']:19}"
+    if "failed" in row:
+        return f"{name} FAILED {row['failed']}"
+    psnr = row["psnr_to_fp32"]
+    return f"{name} {row['ms_median']:9.3f} ms {row['tflops']:7.1f} TFLOP/s {psnr if psnr is not None else 'exact'} dB"
+
+
+def _keep_candidates(job: Job, first: dict[str, Any]) -> None:
+    """What tuning measured, for the kernels' authors."""
+    lines = [json.dumps({"job": str(job), **row}) for row in first.get("candidates") or []]
+    if lines:
+        jobs.append(jobs.WORK / "tuning.jsonl", "\n".join(lines) + "\n")
+
+
+def table(rows: list[dict[str, Any]], probes: dict[str, Any]) -> str:
     """Markdown: per case and precision the engines' milliseconds, the best peer over the best of ours, share of the roofline."""
-    engines = (*executors.GPU, *PEERS)
-    head = [
-        "case",
-        "precision",
-        *(f"{name} ms" for name in engines),
-        "best peer / fastsr",
-        "TFLOP/s",
-        "TB/s",
-        "of roofline",
-    ]
+    names = (*OURS, *PEERS)
+    head = ["case", "precision", *(f"{name} ms" for name in names)]
+    head += ["best peer / fastsr", "TFLOP/s", "TB/s", "of roofline"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    by_half = {r["case"]: {} for r in rows}  # type: dict[str, dict[str, dict[str, Any]]]
+    for row in rows:
+        if row["precision"] == "fp16" and row["engine"] in PEERS:
+            by_half[row["case"]][row["engine"]] = row
     for case, precision in dict.fromkeys((row["case"], row["precision"]) for row in rows):
         mine = {r["engine"]: r for r in rows if (r["case"], r["precision"]) == (case, precision)}
+        mine |= by_half[case] if precision == "fp8" else {}
         ms = {name: row["ms_median"] for name, row in mine.items() if "ms_median" in row}
-        ours, peers = (sorted((ms[n], n) for n in names if n in ms) for names in (executors.GPU, PEERS))
-        cells = [f"{ms[n]:.3f}" if n in ms else "-" if n not in mine else "not measured" for n in engines]
+        ours, peers = (sorted((ms[n], n) for n in group if n in ms) for group in (OURS, PEERS))
+        cells = [f"{ms[n]:.3f}" if n in ms else "-" if n not in mine else "not measured" for n in names]
         cells.append(f"{peers[0][0] / ours[0][0]:.2f}" if ours and peers else "not measured")
-        if ours:
-            best, probe = mine[ours[0][1]], probes[precision]
-            share = max(best["tflops"] / probe["tflops"], best["tbps"] / probe["tbps"])
-            cells += [f"{best['tflops']:.1f}", f"{best['tbps']:.2f}", f"{100 * share:.0f} %"]
+        best = mine[ours[0][1]] if ours else {}
+        if ours and precision in probes:
+            share = max(best["tflops"] / probes[precision], (best["tbps"] or 0) / probes["tbps"])
+            cells += [f"{best['tflops']:.1f}", f"{best['tbps'] or 0:.2f}", f"{100 * share:.0f} %"]
         else:
             cells += ["not measured"] * 3
         lines.append(f"| {case} | {precision} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def probe(report: Report) -> None:
+    """The GPU's own rates, once."""
+    if report.data["probes"]:
+        return
+    worker = Worker([sys.executable, gpu_worker.__file__, "probe"], jobs.WORK / "workers/probe.txt")
+    try:
+        report.data["probes"] = worker.answer(40, "probe")
+        report.save()
+        print(json.dumps(report.data["probes"]), flush=True)
+    except JobError as e:
+        jobs.fault("probe", str(e))
+        print(f"probe FAILED {str(e).splitlines()[0]}", flush=True)
+    finally:
+        worker.kill()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--precision", nargs="+", default=["fp16"], choices=list(PRECISIONS))
-    parser.add_argument("--cases", nargs="+", default=[], help="parts of names; default: all")
-    parser.add_argument("--minutes", type=float, default=8.0, help="no further case begins when they are spent")
-    parser.add_argument("--tune", action="store_true", help="choose kernels' candidates first; kept in the cache")
+    known = phases()
+    parser.add_argument("--phase", nargs="+", choices=[*known, "probe", "none"], help="default: by the next three")
+    parser.add_argument("--precision", nargs="+", default=["fp16"], choices=["fp32", "tf32", "fp16", "bf16", "fp8"])
+    parser.add_argument("--engines", nargs="+", default=[*OURS, "torch", "torch.compile", "torch.compile best"])
+    parser.add_argument("--cases", nargs="+", default=[""], help="parts of names; default: all")
+    parser.add_argument("--seconds", type=float, default=480.0, help="for all of it")
+    parser.add_argument("--while-not", type=Path, help="nothing is timed while this file exists: others use the GPU")
+    parser.add_argument("--table", action="store_true", help="print what the file holds, and measure nothing")
+    parser.add_argument("--workers", type=int, default=max(1, min(12, (os.cpu_count() or 1) - 2)))
     options = parser.parse_args()
-    missing = devices.missing("cuda")
-    if missing:
-        raise DeviceError(f"device 'cuda': {missing}")
-    import torch
-
-    began = time.monotonic()
-    name = devices.name(torch.device("cuda")).replace(" ", "-")
-    file = RESULTS / f"{name}.json"
-    report = begun(file, {"machine": name, "torch": torch.__version__, "kernels": tuning.kernels_hash()})
-    for precision in options.precision:
-        report["probes"][precision] = probe(precision)
-        for case in wanted(options.cases):
-            if (case.name, precision) in {(row["case"], row["precision"]) for row in report["rows"]}:
-                continue
-            if time.monotonic() - began > 60 * options.minutes:
-                print(f"{case.name} {precision}: not measured, run again to go on")
-                continue
-            rows = measure(case, precision, options.tune)
-            report["rows"] += rows
-            file.write_text(json.dumps(report, indent=1))
-            torch.cuda.empty_cache()
-            print(table(rows, report["probes"]).splitlines()[-1], flush=True)
-    print(table(report["rows"], report["probes"]))
-
-
-def begun(file: Path, about: dict[str, str]) -> dict[str, Any]:
-    """The report of an earlier run with the same machine, torch and kernels, to go on with; else an empty one."""
-    try:
-        report: dict[str, Any] = json.loads(file.read_text())
-        if {key: report[key] for key in about} == about:
-            return report
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return {**about, "probes": {}, "rows": []}
+    end = time.monotonic() + options.seconds
+    about = jobs.about()
+    report = Report(jobs.RESULTS / f"{about['machine']}.json", about)
+    wanted = [job for phase in options.phase or () for job in known.get(phase, ())]
+    if not options.phase:
+        wanted = [job for p in options.precision for job in every(options.engines, p, options.cases)]
+    if options.table:
+        print(table(report.data["rows"], report.data["probes"]))
+        return
+    probe(report)
+    left = measure(report, wanted, end, options.workers, busy=options.while_not)
+    if left:
+        print(f"not measured, run again to go on: {', '.join(map(str, left))}"[:1500])
+    if not options.phase:
+        print(table(report.data["rows"], report.data["probes"]))
 
 
 if __name__ == "__main__":

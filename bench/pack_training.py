@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training on a lent GPU needs, small enough to travel there and back (its limits: .library/device/README.md).
+"""What a training on a lent GPU needs, small enough to travel there and back.
 
 python bench/pack_training.py images --data DIR... --val DIR...     carry/data/{train,val}: folders for fastsr train
 python bench/pack_training.py checkpoint FILE FOLDER                in parts, a very large one without its moments
 python bench/pack_training.py join FOLDER TARGET                    the checkpoints again
+python bench/pack_training.py collect WORK FOLDER                   what trainings of span have come to, as tar files
 
 Of images: a JPEG gives its window of most detail, as large a share of each as the limit allows, on the grid of its
 blocks and with its own quantisation, so that coding it again changes almost nothing. Others stay whole, as lossless
@@ -13,8 +14,10 @@ WebP. The validation images are the first that recipes use, untouched.
 from __future__ import annotations
 
 import io
+import math
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,15 +111,28 @@ def main() -> None:
 @click.option("--data", multiple=True, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--val", multiple=True, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--val-images", default=10, show_default=True)
+@click.option("--whole", multiple=True, type=click.Path(exists=True, path_type=Path), help="As --data, never cut.")
 @click.option("--limit", type=float, help="MiB for all images.  [default: what the working tree leaves]")
-def cmd_images(data: tuple[Path, ...], val: tuple[Path, ...], val_images: int, limit: float | None) -> None:
+@click.option("--carry", type=click.Path(path_type=Path), default=CARRY, show_default=True, help="Where `data` goes.")
+def cmd_images(
+    data: tuple[Path, ...],
+    val: tuple[Path, ...],
+    val_images: int,
+    whole: tuple[Path, ...],
+    limit: float | None,
+    carry: Path,
+) -> None:
     """Fill carry/data."""
     room = free() if limit is None else limit
     checks = images.files(val)[:val_images]
     room -= sum(path.stat().st_size for path in checks) / MIB
-    target = CARRY / "data"
-    with tempfile.TemporaryDirectory(dir=ROOT, prefix="carry") as made:  # beside carry, so that it can be renamed
-        share, size = fill(images.files(data), Path(made) / "train", room)
+    target = carry / "data"
+    carry.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=carry, prefix="made") as made:  # beside its place, so that it can be renamed
+        uncut = fill(images.files(whole), Path(made) / "train", math.inf)[1] if whole else 0.0
+        if uncut >= room:
+            raise click.ClickException(f"the images of --whole are {uncut:.1f} MiB, but {room:.1f} are left")
+        share, size = fill(images.files(data), Path(made) / "train", room - uncut)
         (Path(made) / "val").mkdir()
         for path in checks:
             shutil.copy(path, Path(made) / "val")
@@ -124,7 +140,7 @@ def cmd_images(data: tuple[Path, ...], val: tuple[Path, ...], val_images: int, l
         target.mkdir(parents=True)
         for part in Path(made).iterdir():
             part.rename(target / part.name)
-    click.echo(f"{target}: {size:.1f} MiB, {100 * share:.0f} % of each JPEG's area; {len(checks)} validation images")
+    click.echo(f"{target}: {size + uncut:.1f} MiB, {100 * share:.0f} % of each JPEG's area; {len(checks)} to look at")
 
 
 @main.command("checkpoint")
@@ -159,6 +175,37 @@ def cmd_join(folder: Path, target: Path) -> None:
             parts = sorted(folder.glob(f"{first.stem}.*"), key=lambda part: int(part.suffix[1:]))
             whole.write_bytes(b"".join(part.read_bytes() for part in parts))
             click.echo(f"joined {whole}")
+
+
+@main.command("collect")
+@click.argument("work", type=click.Path(exists=True, path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+def cmd_collect(work: Path, folder: Path) -> None:
+    """Put what trainings of span in WORK have come to into FOLDER: networks, logs and plots; slim checkpoints by width."""
+    from fastsr.train.loop import slim
+    from fastsr.train.recipes.span import average, write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work) as made:
+        place = Path(made)
+        for checkpoint in sorted(work.glob("*_0.pt")):
+            name = checkpoint.stem.removesuffix("_0")
+            if not (work / f"{name}.safetensors").exists():  # not at its end yet
+                write(place / f"{name}.partial.safetensors", average(checkpoint), {"name": name, "arch": "span"})
+            slim(checkpoint, place / checkpoint.name)
+        ends = (".safetensors", ".jsonl", ".png", ".log")
+        results = [path for path in (*sorted(work.iterdir()), *sorted(place.iterdir())) if path.suffix in ends]
+        small = [path for path in sorted(place.glob("*_0.pt")) if "small" in path.name]
+        large = [path for path in sorted(place.glob("*_0.pt")) if "small" not in path.name]
+        for name, paths in (("span", results), ("slim", large), ("slim_small", small)):
+            temporary = work / f"{name}.tar.tmp"
+            with tarfile.open(temporary, "w") as tar:
+                for path in paths:
+                    tar.add(path, path.name)
+            if paths:
+                shutil.copy(temporary, folder / f".{name}.tar")
+                (folder / f".{name}.tar").rename(folder / f"{name}.tar")
+            temporary.unlink()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,7 @@ from typing import Any
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import numpy as np
 import pytest
@@ -48,6 +49,32 @@ def device(request: pytest.FixtureRequest) -> Any:
         pytest.skip("kernels are compiled in this process: TRITON_INTERPRET=1 interprets them")
     _interpreter().install()
     return torch.device("cpu")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
+    """A kernel that faults spoils CUDA for its process: xdist's worker ends, and another runs the tests that are left."""
+    done = yield
+    torch = sys.modules.get("torch")
+    if (
+        item.get_closest_marker("gpu")
+        and torch
+        and os.environ.get("PYTEST_XDIST_WORKER")
+        and torch.cuda.is_initialized()
+    ):
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            os._exit(1)
+    return done
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """bench/gpu.sh wants failures as they come: its time may end before pytest's summary."""
+    path = os.environ.get("FASTSR_FAULTS")
+    if path and report.failed and not os.environ.get("PYTEST_XDIST_WORKER"):
+        with open(path, "a") as file:
+            file.write(f"==== {report.nodeid} {report.when}\n{report.longreprtext[-20000:]}\n\n")
 
 
 @lru_cache

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("torch")  # without it tests/test_host.py has what the CPU does
+pytest.importorskip("triton")
+
 import fastsr
-from fastsr import FastsrError, InputError, LimitError, ModelError, Upscaler, executors, modelfile, stream
+from fastsr import FastsrError, InputError, LimitError, ModelError, Upscaler, executors, modelfile
+from fastsr.engine import Job
+from fastsr.gpu import stream
+from fastsr.gpu.several import Several
 from fastsr.plan import Plan, Step
 from fastsr.testing import rng
 
@@ -48,12 +55,17 @@ def small_model(tmp_path: Path) -> Write:
 
 def on_two(path: Path, device: Any, **options: Any) -> Upscaler:
     """As load(device="cuda:0,1") makes it, both being `device`."""
-    from fastsr.executors.several import Several
-
     model, executor = modelfile.read(path), executors.get("triton")
     members: Any = [executor.prepare(model.plan, model.weights, device=str(device)) for _ in range(2)]  # type: ignore[call-arg]
     given = {"threads": 1, "precision": "fp32", "self_ensemble": False, **options}
-    return Upscaler(model, executor, Several(members), given)
+    job = Job(model.name, model.plan.domain, model.plan.scale, given["self_ensemble"], 1)
+    return Upscaler(model, "triton", Several(members).engine(job), given, partial(on_two, path, device))
+
+
+def line_of(net: Upscaler) -> Any:
+    """The only GPU's."""
+    (line,) = net._engine.lines  # type: ignore[attr-defined]
+    return line
 
 
 @pytest.fixture
@@ -65,8 +77,6 @@ def gpu(device: Any, small_model: Write) -> Upscaler:
 def net(request: pytest.FixtureRequest, small_model: Write) -> Upscaler:
     if request.param == "cpu":
         return fastsr.load(small_model(), device="cpu")
-    pytest.importorskip("torch")
-    pytest.importorskip("triton")
     if not executors.devices.interpreted():
         pytest.skip("kernels are compiled in this process")
     return fastsr.load(small_model(), executor="triton") if request.param == "one" else on_two(small_model(), "cpu")
@@ -170,8 +180,7 @@ def test_an_early_end(net: Upscaler) -> None:
     next(running)
     running.close()
     assert list(running) == []
-    lines = len(net._feed.lines) if net._feed else 0
-    assert len(taken) == max(1, stream.IN_FLIGHT * lines)
+    assert len(taken) == net._engine.queue().ahead
 
 
 @pytest.mark.parametrize(
@@ -269,8 +278,8 @@ def test_weights_that_explode_and_memory_that_is_short(
     device: Any, small_model: Write, gpu: Upscaler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch = pytest.importorskip("torch")
-    member = type(gpu._prepared)
-    images, run = frames(3), member.run_tensor  # type: ignore[attr-defined]
+    member = type(line_of(gpu).prepared)
+    images, run = frames(3), member.run_tensor
 
     def infinite(self: Any, x: Any) -> Any:
         return run(self, x) * float("inf")
@@ -291,7 +300,7 @@ def test_weights_that_explode_and_memory_that_is_short(
 
 
 def test_pinned_buffers_are_used_again(gpu: Upscaler, device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    (line,) = gpu._feed.lines  # type: ignore[union-attr]
+    line = line_of(gpu)
     made: list[int] = []
     pinned = line.up.pinned
 
@@ -337,7 +346,7 @@ class Point:
 
 
 def with_lanes(net: Upscaler, up: bool, work: bool, down: bool, deaf: str = "") -> Any:
-    (line,) = net._feed.lines  # type: ignore[union-attr]
+    line = line_of(net)
     line.up, line.work, line.down = (
         Later(eager, name == deaf) for name, eager in (("up", up), ("work", work), ("down", down))
     )

@@ -3,8 +3,9 @@
 
 torch           eager, cudnn.benchmark, replayed as a CUDA graph where the plan can be; anchored_regression by the fastest of
                 the reference, natural.py and best.py on that GPU
-torch.compile   mode max-autotune (CUDA graphs too) of everything but Python loops, under autocast where the precision is a
-                half one; anchored_regression, always in fp32 (its argmax needs it), as natural.py has it
+torch.compile   of everything but Python loops, under autocast where the precision is a half one; anchored_regression,
+                always in fp32 (its argmax needs it), as natural.py has it. Never in a mode that makes CUDA graphs: those
+                overwrite the outputs of the last call, which the stages hold. Who times it captures the whole instead
 torch.compile best   the same with best.py's anchored_regression
 """
 
@@ -20,8 +21,9 @@ from torch import Tensor
 
 from fastsr.benchmark import best, natural
 from fastsr.benchmark.natural import Stage, Values, Wrap
-from fastsr.executors import stages
-from fastsr.executors.gpu import PRECISIONS, GpuExecutor, PreparedGpu
+from fastsr.gpu import stages
+from fastsr.gpu.gpu import GpuExecutor, PreparedGpu
+from fastsr.gpu.stages import PRECISIONS
 from fastsr.plan import INPUT, OUTPUT, Plan, Step
 
 Run = Callable[[Tensor], Tensor]  # [1, C, h, w] -> [1, C, h * scale, w * scale], fp32 on the device
@@ -54,18 +56,21 @@ def compiled(
     device: str,
     best_anchored: bool = False,
     wrap: Wrap | None = None,  # torch.compile unless given
+    mode: str | None = None,  # of torch.compile
 ) -> Run:
     """The plan through torch.compile."""
-    dtype = getattr(torch, PRECISIONS[precision])
+    dtype = PRECISIONS[precision]
+
+    exact = {name for step in plan.steps if step.op in stages.IMAGES_ONLY for name in step.weights.values()}
 
     def place(name: str, value: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.array(value, np.float32)).to(device)
-        if tensor.ndim != 4:
+        if tensor.ndim != 4 or name in exact:
             return tensor
-        return tensor.to(memory_format=torch.channels_last)
+        return tensor.to(dtype, memory_format=torch.channels_last)  # here, so that autocast has nothing to do per call
 
     tensors = {name: place(name, value) for name, value in weights.items()}
-    wrap = wrap or (lambda function: torch.compile(function, dynamic=False, mode="max-autotune"))
+    wrap = wrap or _compiling(mode)
 
     def anchored(step: Step, weights: Mapping[str, Tensor], wrap: Wrap) -> Stage:
         if best_anchored:
@@ -90,6 +95,18 @@ def compiled(
         return values[OUTPUT].float()
 
     return run
+
+
+def _compiling(mode: str | None) -> Wrap:
+    """torch.compile that compiles or raises. By default a function that was compiled too often runs eagerly, and says
+    nothing: all plans' stages are one function to it, which is compiled anew for each."""
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    for name in ("fail_on_recompile_limit_hit", "fail_on_cache_limit_hit"):  # newer and older names
+        if hasattr(torch._dynamo.config, name):
+            setattr(torch._dynamo.config, name, True)
+    return lambda function: torch.compile(function, dynamic=False, mode=mode)
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:

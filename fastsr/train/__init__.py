@@ -15,6 +15,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "btsrn": ("btsrn", {}),
     "crnet_a": ("crnet", {"kind": "a"}),
     "crnet_b": ("crnet", {"kind": "b"}),
+    "span": ("span", {}),
 }
 """family -> its recipe, fastsr/train/recipes/<file>.py, and what of it"""
 

@@ -42,16 +42,22 @@ class Schedule:
     parts: int = 1
     """losses averaged into one step: small parts stay in cache"""
     check_seconds: float = 60.0
+    finish_by: float | None = None
+    """of time.monotonic(): the end in any case, looks and checkpoints included, to which the learning rate comes down"""
+    begin: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        if self.steps is None and self.minutes is None:
+        if self.steps is None and self.minutes is None and self.finish_by is None:
             raise InputError("training has no end: give steps or minutes")
 
     def progress(self, step: int, seconds: float) -> float:
         """How much of the schedule is done, 0 to 1."""
         by_steps = step / self.steps if self.steps else 0.0
         by_time = seconds / (60 * self.minutes) if self.minutes else 0.0
-        return min(1.0, max(by_steps, by_time))
+        by_clock = 0.0
+        if self.finish_by is not None:
+            by_clock = (time.monotonic() - self.begin) / max(self.finish_by - self.begin, 1e-3)
+        return min(1.0, max(by_steps, by_time, by_clock))
 
     def ended(self, state: State, progress: Callable[[str], None]) -> bool:
         """Whether all of the schedule is done; says how to go on if it is not."""
@@ -95,10 +101,21 @@ class _Run:
     def __init__(self, model: nn.Module, schedule: Schedule) -> None:
         self.model = model
         self.device = next(model.parameters()).device
-        average = torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema)  # type: ignore[no-untyped-call]
-        self.ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average)
+        self.decay = schedule.ema
+        self.ema = torch.optim.swa_utils.AveragedModel(model)
         self.fused = self.device.type == "cuda" or None
         self.optimizer = torch.optim.Adam(model.parameters(), lr=schedule.lr, fused=self.fused)
+
+    def follow(self) -> None:
+        """Move the average towards the model; AveragedModel.update_parameters would wait for a GPU's step to finish."""
+        with torch.no_grad():
+            mine: list[Tensor] = list(self.ema.module.parameters())
+            its: list[Tensor] = list(self.model.parameters())
+            if self.ema.n_averaged == 0:
+                torch._foreach_copy_(mine, its)
+            else:
+                torch._foreach_lerp_(mine, its, 1 - self.decay)
+        self.ema.n_averaged += 1
 
     def save(self, path: Path, state: State) -> None:
         """Write the checkpoint beside its place and rename, so that a kill leaves the old one or the new one."""
@@ -200,7 +217,7 @@ def train(
             sums[0] += part.detach()
         sums[1] += nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
         run.optimizer.step()
-        run.ema.update_parameters(model)
+        run.follow()
         count += 1
         state.step += 1
         # A process's first step waits for compilers and tuners: it does not count.

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,19 +17,24 @@ from torch import Tensor
 from fastsr import _core
 from fastsr.ops import resize_bicubic
 from fastsr.train import data as images
-from fastsr.train.pool import Images, Pool, sample
+from fastsr.train.pool import Images, Pool, quantise, sample
 
 
 def small(paths: Iterable[Path], scales: Sequence[int]) -> list[Pool]:
     """RGB: a pool per scale of LR images as their 8-bit files would be, and HR, which all scales share."""
     targets = Images(3)
     pools = [Pool(scale, Images(3), targets) for scale in scales]
-    for path in paths:
+
+    def read(path: Path) -> tuple[np.ndarray, list[np.ndarray]]:
         rgb = images.planes(path, 3)
-        whole = targets.add(rgb)
-        for pool in pools:
-            hr, lr = images.degrade(rgb, pool.factor)
-            pool.pairs.append((pool.inputs.add(lr), whole._replace(height=hr.shape[1], width=hr.shape[2])))
+        return quantise(rgb, torch.uint8), [quantise(images.degrade(rgb, s)[1], torch.uint8) for s in scales]
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # decoding and resizing hold no lock
+        for rgb, small in threads.map(read, paths):
+            whole = targets.add(rgb)
+            for pool, lr in zip(pools, small, strict=True):
+                h, w = (n * pool.factor for n in lr.shape[1:])
+                pool.pairs.append((pool.inputs.add(lr), whole._replace(height=h, width=w)))
     return pools
 
 
@@ -55,12 +62,14 @@ def loss(
     half: bool,
     count: int,
     size: int,
+    square: bool = False,
 ) -> Tensor:
-    """Mean absolute error of `count` crops; with `half` the network computes in bfloat16."""
+    """Mean absolute (or square) error of `count` crops; with `half` the network computes in bfloat16."""
     x, y, _ = sample(pool, count, size, generator)
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=half):
         out = network(x)
-    return (out.float() - y).abs().mean()
+    error = out.float() - y
+    return error.pow(2).mean() if square else error.abs().mean()
 
 
 def psnr(network: Callable[[Tensor], Tensor], checks: Pool, shave: int) -> float:

@@ -174,7 +174,9 @@ def sample(
             _affine(first, stride, top, left, size, turn),
             _affine(target, target_stride, top * f, left * f, size * f, turn),
         ]
-    ).to(pool.inputs.device, non_blocking=True)
+    )
+    if pool.inputs.device.type == "cuda":  # from pinned memory, so that the copy waits for nothing
+        affine = affine.pin_memory().to(pool.inputs.device, non_blocking=True)
     return pool.inputs.crops(affine[0], size), pool.targets.crops(affine[1], size * f), number
 
 

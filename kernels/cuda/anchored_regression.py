@@ -42,6 +42,8 @@ def supports(
 ) -> str | None:
     """None, or why the kernel does not run the step."""
     atoms, features = shapes["atoms"]
+    if reason := runtime.excluded("anchored_regression"):
+        return reason
     if str(dtype) not in TYPES:
         return f"takes images of float32, bfloat16 and float16, not {dtype}"
     if params["scale"] not in SCALES:
@@ -142,3 +144,13 @@ def launch(
     weights = (packed.filters, packed.atoms, packed.projections)
     packed.kernel(blocks, runtime.arguments(x, base, *weights, out, n, h, w, packed.atoms.shape[0] * CHUNK))
     return out
+
+
+def candidates(packed: Packed, device: torch.device) -> tuple[()]:
+    """There is one configuration."""
+    return ()
+
+
+def scratch(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], size: int) -> int:
+    """Nothing is held beside inputs and output."""
+    return 0

@@ -66,7 +66,7 @@ def supports(
 ) -> str | None:
     """None, or why the kernel does not run the step."""
     m0, n0, *size = shapes["w"]
-    if reason := runtime.not_half(dtype):
+    if reason := runtime.excluded("cista") or runtime.not_half(dtype):
         return reason
     if size != [3, 3] or tuple(shapes["s"][2:]) != (3, 3):
         return f"{size[0]} x {size[1]} filters: the kernel is for 3 x 3"
@@ -144,7 +144,7 @@ def pack(
 
 def candidates(packed: Packed, device: torch.device) -> list[str]:
     """Values of launch's `config`, its default first."""
-    return ["mma", *packed.s.candidates(packed.on)]
+    return ["mma", *(name for name in packed.s.candidates(packed.on) if not runtime.excluded(f"cista/{name}"))]
 
 
 def launch(
@@ -201,3 +201,8 @@ def _convolve(
     maps = tensormap.of_pixels(x, rows + 2, TILE), tensormap.of_rows(by.weights, by.block)
     items = tiles(n, h, w, rows) * (channels_out // channels)
     kernel(min(items, on.processors), runtime.arguments(*maps, *rest))
+
+
+def scratch(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], size: int) -> int:
+    """Nothing is held beside inputs and output."""
+    return 0

@@ -36,7 +36,7 @@ def supports(
 ) -> str | None:
     """None, or why the kernel does not run the step."""
     m, c = shapes["w1"][:2]
-    if reason := runtime.not_half(dtype):
+    if reason := runtime.excluded("pconv_block") or runtime.not_half(dtype):
         return reason
     if not tile_channels(c) or m % 16 or m > 64:
         return (
@@ -119,3 +119,13 @@ def launch(
     arguments = runtime.arguments(x, packed.w1, packed.b1, packed.w3, packed.b3, out, n, h, w, runtime.slope_of(params))
     packed.kernel(min(tiles(n, h, w), packed.on.processors), arguments)
     return out
+
+
+def candidates(packed: Packed, device: torch.device) -> tuple[()]:
+    """There is one configuration."""
+    return ()
+
+
+def scratch(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], size: int) -> int:
+    """Nothing is held beside inputs and output."""
+    return 0

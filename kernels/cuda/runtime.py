@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 LEAST = (8, 0)
 """compute capability: mma of half floats and cp.async"""
+
+EXCLUDE = "FASTSR_EXCLUDE"
+"""environment variable: kernels ("pconv_block") and candidates ("cista/wgmma 8x256") that may not run, with ; between.
+A kernel that hangs can only be left out by who knows it: bench/gpu.sh, which first tries each in a process of its own"""
 
 MOST_PIXELS = 2**31
 """of a batch"""
@@ -140,6 +145,11 @@ def check_input(name: str, t: Tensor, channels: int, dtype: torch.dtype, device:
         )
     if t.numel() // channels >= MOST_PIXELS:
         raise KernelError(f"{name} is {list(t.shape)}: the kernels count pixels in 31 bits; run it in tiles")
+
+
+def excluded(name: str) -> str | None:
+    """Why a kernel or a candidate may not run, where the environment says so."""
+    return f"{EXCLUDE} names {name}" if name in os.environ.get(EXCLUDE, "").split(";") else None
 
 
 def type_name(dtype: torch.dtype) -> str:

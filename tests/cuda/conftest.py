@@ -197,9 +197,10 @@ def emulate() -> Callable[..., None]:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+def gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
     """The CUDA device of the tests that are marked `gpu`; torch's fp32 is fp32 there."""
-    if reason := runtime.unavailable():
+    kernel = request.path.stem.removeprefix("test_")
+    if reason := runtime.unavailable() or runtime.excluded(kernel):
         pytest.skip(reason)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from fastsr import DeviceError, Upscaler, executors, load, modelfile  # noqa: E402
+from fastsr.engine import Job  # noqa: E402
 from fastsr.executors import devices  # noqa: E402
-from fastsr.executors.several import Several  # noqa: E402
+from fastsr.gpu.several import Several  # noqa: E402
 from fastsr.testing import rng  # noqa: E402
 
 
@@ -45,13 +47,15 @@ def made(small_model: Callable[..., Path], device: Any) -> Callable[..., tuple[U
     """Upscalers of so many members, and what these say."""
     if device.type == "cuda":
         pytest.skip("members stand in for GPUs")
-    model, executor = modelfile.read(small_model()), executors.get("triton")
+    model = modelfile.read(small_model())
 
     def make(count: int, self_ensemble: bool = False) -> tuple[Upscaler, list[tuple[str, int]]]:
         said: list[tuple[str, int]] = []
         members: Any = [Member("abc"[i], said) for i in range(count)]
         options = {"threads": 1, "precision": "fp32", "self_ensemble": self_ensemble}
-        return Upscaler(model, executor, Several(members), options), said
+        job = Job(model.name, "y", 2, self_ensemble, 1)
+        engine = Several(members).engine(job)
+        return Upscaler(model, "triton", engine, options, partial(make, count, self_ensemble)), said  # type: ignore[arg-type]
 
     return make
 
