@@ -51,7 +51,7 @@ def act(
         return torch.nn.functional.leaky_relu(x, slope)
     if activation == "silu":
         return torch.nn.functional.silu(x)
-    return x if activation == "none" else getattr(x, activation)()  # type: ignore[no-any-return]
+    return x if activation == "none" else getattr(x, activation)()
 
 
 def reference(
