@@ -450,15 +450,22 @@ def cmd_train(family: str, sizes: str | None, config: str | None, work: Path | N
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--scale", type=int, help="Where the checkpoint does not say it.")
+@click.option("--licence", help="Of the weights, where the checkpoint does not say it.")
+@click.option("--measure", type=click.Path(path_type=Path), metavar="DIR", help="Note its PSNR on DIR's sets in it.")
 @verbose_option
-def cmd_convert(source: Path, output: Path, scale: int | None) -> None:
-    """Make a model file of somebody else's checkpoint.
+def cmd_convert(source: Path, output: Path, scale: int | None, licence: str | None, measure: Path | None) -> None:
+    """Make a model file of a checkpoint.
 
-    Known are the A+ and SRCNN authors' .mat files and torch state dicts (.pth, .pt) of SRCNN and of fastsr's own modules.
+    Known are the A+ and SRCNN authors' .mat files and state dicts (.pth, .pt, .safetensors) of every family, by its authors'
+    names or ours.
     """
     from fastsr import convert
 
-    convert.convert(source, output, scale=scale)
+    convert.convert(source, output, scale=scale, licence=licence)
+    if measure:
+        from fastsr.evaluate.record import record
+
+        click.echo("  ".join(f"{name} {psnr:.2f} dB" for name, psnr in record(output, measure).items()))
     click.echo(f"wrote {output}")
 
 

@@ -53,8 +53,11 @@ def doubled(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def reference(op: str, call: dict[str, Any]) -> Any:
-    inputs = [call[name] for name in torch_ops.INPUTS if name in call]
+    named = {name: call[name] for name in torch_ops.INPUTS if name in call}
+    inputs = torch_ops._flat(named.values())
     rest = {name: value for name, value in call.items() if name not in torch_ops.INPUTS}
+    if "joined" in call:
+        rest["join"] = 1 + len(call["joined"])
     return importlib.import_module(f"fastsr.ops.{op}").reference(*inputs, **rest)
 
 

@@ -71,21 +71,30 @@ void choose_kernels(Program& program) {
 // to do before they are multiplied.
 void choose_pairs(Program& program) {
   const std::vector<Node>& nodes = program.graph.nodes;
+  const auto channels = [&](const Node& node, size_t k) {
+    return program.graph.values[index(node.uses[k].value)].channels;
+  };
   for (const Value& value : program.graph.values) program.stored.push_back(value.channels);
   std::vector<bool> all(program.stored.size(), true);
   for (size_t i = 0; i < nodes.size(); ++i) {
     const Launch& launch = program.launches[i];
-    if (launch.kernel->pairs && launch.kernel->pairs(launch.spec)) continue;
-    all[index(nodes[i].out)] = false;
-    for (const Use& use : nodes[i].uses) all[index(use.value)] = false;
+    const bool takes = launch.kernel->pairs && launch.kernel->pairs(launch.spec);
+    if (!takes) all[index(nodes[i].out)] = false;
+    int64_t before = 0;  // channels of the inputs that are joined before this one
+    for (size_t k = 0; k < nodes[i].uses.size(); ++k) {
+      // Of joined inputs no pair may be of two: each begins at an even channel, and ends so or is the last.
+      const int64_t joined = launch.spec.joined, place = static_cast<int64_t>(k), own = channels(nodes[i], k);
+      const bool split = place < joined && (before % 2 != 0 || (own % 2 != 0 && place + 1 < joined));
+      if (!takes || split) all[index(nodes[i].uses[k].value)] = false;
+      before += own;
+    }
   }
   for (int v = 0; v < static_cast<int>(all.size()); ++v)
     if (v < program.graph.inputs || v == program.graph.out()) all[index(v)] = false;
   for (size_t i = 0; i < nodes.size(); ++i) {
     Spec& spec = program.launches[i].spec;
     spec.pairs_out = all[index(nodes[i].out)];
-    spec.pairs_in = all[index(nodes[i].uses[0].value)];
-    spec.pairs_residual = nodes[i].uses.size() > 1 && all[index(nodes[i].uses[1].value)];
+    for (size_t k = 0; k < nodes[i].uses.size(); ++k) spec.pairs_in[k] = all[index(nodes[i].uses[k].value)];
   }
   for (size_t v = 0; v < all.size(); ++v)
     if (all[v]) program.stored[v] = ceil_div(program.stored[v], 2);
@@ -134,7 +143,7 @@ void lay_buffers(const Program& program, const std::vector<bool>& plane, Segment
       }
       Buffer& buffer = segment.buffers[index(first)];
       int read = first;
-      const bool streamed = k == 0 && kernel.streams && kernel.streams(program.launches[index(i)].spec);
+      const bool streamed = kernel.streams && kernel.streams(program.launches[index(i)].spec);
       const bool outside = use.read == Read::kWindow && !(streamed && buffer.origin == Buffer::kPlane);
       if (outside && !buffer.bordered) {
         buffer.bordered = true;
