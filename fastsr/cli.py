@@ -392,7 +392,9 @@ def cmd_tune(model: str | None, scale: int | None, size: str, device: str, preci
 @click.option("--rgb", is_flag=True, default=None, help="A network on RGB instead of Y (srcnn).")
 @click.option("--config", help="Sizes of the network, as n0=64,m0=128,steps=15 (btsrn, crnet_a, crnet_b, span).")
 @click.option(
-    "--start", type=click.Path(path_type=Path), help="A checkpoint of another scale to begin from (btsrn, span)."
+    "--start",
+    type=click.Path(path_type=Path),
+    help="A checkpoint of another scale to begin from (btsrn, span), a model file (srcnn).",
 )
 @click.option("--start-at", type=click.FloatRange(0), metavar="MINUTES", help="Prepare, and begin then (span).")
 @click.option("--name", help="Of the model files (crnet_a, crnet_b, span).")

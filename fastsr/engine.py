@@ -15,7 +15,7 @@ import numpy as np
 
 from fastsr.errors import FastsrError, ModelError
 
-GIVEN = (FastsrError, MemoryError)
+RETURNED_ERRORS = (FastsrError, MemoryError)
 """what may be wrong with one image and not with the next"""
 TURNS = 8
 """flips and turns of a self-ensemble (paper 002)"""
@@ -110,7 +110,7 @@ def stream(queue: Queue, images: Iterable[Any], return_exceptions: bool) -> Gene
                 try:
                     queued.append(queue.submit(img))
                 except Exception as e:
-                    if return_exceptions and isinstance(e, GIVEN):
+                    if return_exceptions and isinstance(e, RETURNED_ERRORS):
                         queued.append(_failed(e))
                     else:
                         end = e
@@ -130,7 +130,7 @@ def _outcome(task: Task, return_exceptions: bool) -> Any:
     """A result, or in its place what is wrong with this image."""
     try:
         return task.result()
-    except GIVEN as e:
+    except RETURNED_ERRORS as e:
         if not return_exceptions:
             raise
         return e

@@ -55,7 +55,7 @@ class Upscaler:
 
         img: a PIL image; numpy [H, W] or [H, W, 1 | 2 | 3 | 4] of uint8, uint16 or float32 in [0, 1] (2 and 4: the
         last channel is alpha); torch [C, H, W] or [N, C, H, W] float in [0, 1]. Any strides. The input is not written.
-        On a GPU a torch batch is one run, and a tensor that lies there stays there. Several GPUs divide a batch, and a
+        On a GPU a torch batch is one run, and a tensor that lies there stays there. MultiGpu GPUs divide a batch, and a
         single image's self-ensemble; otherwise the first takes it.
         A network on Y gets Y of BT.601, gray being RGB of equal channels; chroma and alpha go by bicubic. Integers come back
         rounded, floats clipped to [0, 1]. PIL: L, LA, RGB, RGBA, I;16, I (16 bit) and F ([0, 1]) keep their mode; 1 comes

@@ -87,7 +87,9 @@ def test_a_bad_image_among_several(run: Run, small_model: Write, photo: Path, tm
     assert_one_line(err, "several inputs would become photo.png")
 
 
-def test_several_images_on_a_gpu(run: Run, small_model: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_multi_gpu_images_on_a_gpu(
+    run: Run, small_model: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("triton")
     if not devices.interpreted():
         pytest.skip("kernels are compiled in this process")

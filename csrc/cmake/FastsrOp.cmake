@@ -33,7 +33,7 @@ function(fastsr_add_kernel_file name bf16 exported)
     add_library(${object} OBJECT cpu/${name}.cpp)
     target_include_directories(${object} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
     # No contraction: which products are fused is written in the code, so that lanes and tails round alike.
-    target_compile_options(${object} PRIVATE ${FASTSR_FLAGS_${isa}} -O3 -ffp-contract=off -fno-exceptions -fno-rtti
+    target_compile_options(${object} PRIVATE ${FASTSR_FLAGS_${isa}} ${FASTSR_OPTIMIZE} -ffp-contract=off -fno-exceptions -fno-rtti
                                              -fno-math-errno -Wno-unused-function)
     target_compile_definitions(${object} PRIVATE FASTSR_ISA=${isa} FASTSR_ISA_${macro})
     set_target_properties(${object} PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden)
