@@ -355,3 +355,24 @@ def test_the_srcnn_authors_networks_give_their_psnr(name: str, psnr: float) -> N
 
     upscaler = load(SHARED / f"checkpoints/srcnn_official/{name}.mat")
     assert evaluate_folder(upscaler, SHARED / "data/test/Set5")["psnr_y"] == pytest.approx(psnr, abs=0.01)
+
+
+def test_measured_quality_is_kept_in_the_file(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+    from PIL import Image
+
+    from fastsr.cli import cli
+
+    (tmp_path / "sets/toy").mkdir(parents=True)
+    image = np.random.default_rng(0).integers(0, 255, (24, 30, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "sets/toy/a.png")
+    torch.save(srcnn_state(), tmp_path / "net_x2.pth")
+    options = ["--licence", "MIT", "--measure", str(tmp_path / "sets")]
+    done = CliRunner().invoke(
+        cli, ["convert", str(tmp_path / "net_x2.pth"), "-o", str(tmp_path / "m.safetensors"), *options]
+    )
+    assert done.exit_code == 0, done.output
+    model = modelfile.read(tmp_path / "m.safetensors")
+    assert model.meta["licence"] == "MIT"
+    assert list(model.json("psnr")) == ["toy"]
+    assert f"toy {model.json('psnr')['toy']:.2f} dB" in done.output

@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from fastsr import _core, executors, load, modelfile  # noqa: E402
+from fastsr.convert.states import recognised  # noqa: E402
 from fastsr.families import FAMILIES  # noqa: E402
 from fastsr.ops import OPS  # noqa: E402
 from fastsr.testing import TOLERANCE, assert_matches, rng  # noqa: E402
@@ -81,3 +82,15 @@ def test_names_follow_the_rule() -> None:
         assert variant.startswith(family)
         assert variant.rpartition("_x")[2].isdecimal()
         assert variant.isidentifier()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_state_dict_is_told_from_all_others(family: str, tmp_path: Path) -> None:
+    variant = next(name for other, name in variants() if other == family)
+    model = make(family, variant)
+    found = recognised(tmp_path / f"net_x{model.scale}.pth", model.state_dict())
+    assert (found.arch, found.plan.scale) == (family, model.scale)
+    weights = model.lower()[1]
+    assert set(found.weights) == set(weights)
+    for name, value in weights.items():
+        assert np.array_equal(found.weights[name], value), name
