@@ -128,7 +128,9 @@ def test_the_core_includes_neither_python_nor_torch() -> None:
         assert not re.search(r"#include\s*[<\"](Python|pybind11|torch)", text), path
     for path in ROOT.glob("csrc/cpu/*"):
         for header in re.findall(r'#include "([^"]+)"', path.read_text()):
-            assert header in ("core/kernel.h", "core/tensor.h") or header.startswith(("cpu/", "ops/")), f"{path}: {header}"
+            assert header in ("core/kernel.h", "core/tensor.h") or header.startswith(("cpu/", "ops/")), (
+                f"{path}: {header}"
+            )
     for path in ROOT.glob("csrc/ops/*.h"):  # an op's numbers: kernels include them
         assert re.findall(r"#include (\S+)", path.read_text()) == ['"core/kernel.h"'], path
         assert not re.search(r"#include <(?!cstddef|cstdint|immintrin\.h|arm_neon\.h)", path.read_text()), path
