@@ -4,7 +4,7 @@
 python bench/fp8_quality.py --data DIR [MODEL ...]    a table; all shipped models with steps in e4m3 without names
 
 The rule is a loss of at most 0.01 dB on Set5. Simulated are the packed e4m3 numbers of the Triton kernels with the scales
-of fastsr.executors.fp8, e4m3 and fp16 where values are stored, sums in fp32.
+of fastsr.gpu.fp8, e4m3 and fp16 where values are stored, sums in fp32.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 
 from fastsr import catalog, modelfile
 from fastsr.evaluate import evaluate_folder
-from fastsr.executors import fp8
-from fastsr.executors.stages import IMAGE
+from fastsr.gpu import fp8
+from fastsr.gpu.stages import IMAGE
 from fastsr.plan import INPUT, OUTPUT, Step
 from fastsr.testing import in_e4m3
 

@@ -80,7 +80,7 @@ class Bench:
 
         from fastsr import _core
         from fastsr.benchmark import cases
-        from fastsr.executors import tuning
+        from fastsr.gpu import tuning
 
         tuning.watch = self.doing
         torch.manual_seed(0)
@@ -162,7 +162,7 @@ class Bench:
         """The compiled functions as one CUDA graph, as our executors and eager torch are run, where they can be."""
         import torch
 
-        from fastsr.executors.gpu import _Graph
+        from fastsr.gpu.gpu import _Graph
 
         if self.engine.endswith("best"):  # it reads numbers back
             return
@@ -271,7 +271,7 @@ def every_way(prepared: Any, x: Any) -> list[list[Any]]:
     """A peer's ways of every step, not compared one by one as ours are: its output is, as a whole."""
     import torch
 
-    from fastsr.executors import tuning
+    from fastsr.gpu import tuning
     from fastsr.plan import INPUT
 
     values, found, seen = {INPUT: x}, [], set()
@@ -289,7 +289,7 @@ def every_way(prepared: Any, x: Any) -> list[list[Any]]:
 
 
 def _trial(stage: Any, shape: tuple[int, ...], inputs: list[Any], way: Any) -> Any:
-    from fastsr.executors import tuning
+    from fastsr.gpu import tuning
 
     row = {"stage": stage.key, "way": way.name, "config": None, "seconds": None}
     return tuning.Trial(stage, shape, tuning.Candidate(way.name), row, lambda: way.launch(way.packed, inputs, None))

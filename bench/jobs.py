@@ -213,7 +213,7 @@ def about() -> dict[str, str]:
     """What results belong to; torch is not imported for it. Raises SystemExit without a GPU."""
     from importlib import metadata
 
-    from fastsr.executors import tuning
+    from fastsr.gpu import tuning
 
     name = gpu()
     if name is None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-import traceback
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,17 @@ from typing import Any
 
 import click
 
-from fastsr.errors import FastsrError, InputError, LimitError, OutputError
+from fastsr.errors import FastsrError, InputError, OutputError
+from fastsr.report import report, terminated
 
 DEFAULT_FAMILY, DEFAULT_SCALE = "annet", 3
 
 
 def main() -> None:
     """Entry point of the `fastsr` command."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of torch and Pillow: an error is one line
+    signal.signal(signal.SIGTERM, terminated)
     try:
         code = cli.main(prog_name="fastsr", standalone_mode=False)
         if sys.stdout is not None:
@@ -29,34 +34,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: say nothing at exit either
         code = 141
     except (Exception, KeyboardInterrupt) as e:
-        code = _report(e)
+        code = report(e)
     sys.exit(code or 0)
-
-
-def _explain(e: BaseException) -> tuple[str, int]:
-    """One line and the exit code for an error."""
-    if isinstance(e, click.ClickException):
-        return e.format_message(), e.exit_code
-    if isinstance(e, FastsrError):
-        return str(e), e.exit_code
-    if isinstance(e, KeyboardInterrupt | click.exceptions.Abort):
-        return "interrupted", 130
-    if isinstance(e, MemoryError):
-        return "out of memory: set --memory-limit, or cut the image", LimitError.exit_code
-    if isinstance(e, OSError):
-        return f"{e.filename or 'system'}: {e.strerror or e}", 1
-    return f"internal error, please report it with what -v shows: {type(e).__name__}: {e}", 70
-
-
-def _report(e: BaseException, source: Path | None = None) -> int:
-    """Say what went wrong in one line, with its trace if -v was given; returns the exit code."""
-    if {"-v", "--verbose"} & set(sys.argv[1:]):
-        traceback.print_exception(e)
-    line, code = _explain(e)
-    if source is not None and str(source) not in line and not isinstance(e, OutputError):
-        line = f"{source}: {line}"
-    click.echo(f"fastsr: error: {' '.join(line.split())}", err=True)
-    return code
 
 
 def _print_json(data: Any) -> None:
@@ -162,6 +141,7 @@ def cmd_upscale(
     """
     from fastsr import image, load
 
+    image.quiet_decoders()
     targets = _targets(inputs, output, overwrite)
     upscaler = load(
         _default_model(model, scale),
@@ -185,7 +165,7 @@ def cmd_upscale(
                 picture = image.read(source)
                 image.check_fits(target, picture, upscaler.scale)
             except (FastsrError, MemoryError) as e:
-                code = _report(e, source)
+                code = report(e, source)
                 continue
             waiting.append((source, target))
             yield picture
@@ -197,7 +177,7 @@ def cmd_upscale(
                 raise result
             image.write(result, target)
         except (FastsrError, MemoryError) as e:
-            code = _report(e, source)
+            code = report(e, source)
     raise click.exceptions.Exit(code)
 
 
@@ -289,10 +269,11 @@ def cmd_eval(
     as_json: bool,
 ) -> None:
     """Measure PSNR and SSIM of Y; LR images are made by MATLAB bicubic. Model "bicubic" is the baseline."""
-    from fastsr import load
+    from fastsr import image, load
     from fastsr.evaluate import evaluate
     from fastsr.evaluate.protocol import Bicubic
 
+    image.quiet_decoders()
     runs = (
         Bicubic(scale or DEFAULT_SCALE)
         if model == "bicubic"
@@ -411,7 +392,9 @@ def cmd_tune(model: str | None, scale: int | None, size: str, device: str, preci
 @click.option("--rgb", is_flag=True, default=None, help="A network on RGB instead of Y (srcnn).")
 @click.option("--config", help="Sizes of the network, as n0=64,m0=128,steps=15 (btsrn, crnet_a, crnet_b, span).")
 @click.option(
-    "--start", type=click.Path(path_type=Path), help="A checkpoint of another scale to begin from (btsrn, span)."
+    "--start",
+    type=click.Path(path_type=Path),
+    help="A checkpoint of another scale to begin from (btsrn, span), a model file (srcnn).",
 )
 @click.option("--start-at", type=click.FloatRange(0), metavar="MINUTES", help="Prepare, and begin then (span).")
 @click.option("--name", help="Of the model files (crnet_a, crnet_b, span).")

@@ -19,7 +19,7 @@ def examine() -> dict[str, Any]:
     >>> fastsr.doctor.examine()["isa"]
     """
     versions = {}
-    for package in ("fastsr", "numpy", "pillow", "safetensors", "torch", "triton"):
+    for package in ("fastsr", "numpy", "pillow", "torch", "triton"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -4,10 +4,26 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """`text` as a terminal may show it: what is no visible character becomes an escape such as \\x1b or \\n.
+
+    Names in messages come out of files, and out of files come control characters. Two times is the same as once.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class FastsrError(Exception):
-    """Base of every error fastsr raises on purpose. `exit_code` is what the CLI exits with."""
+    """Base of every error fastsr raises on purpose. `exit_code` is what the CLI exits with.
+
+    Its message is one line of visible characters, whatever names it quotes.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class InputError(FastsrError):

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images in and out: PIL, numpy, torch and files become a Picture and go back as what they were.
-
-A Picture holds float32 planes in [0, 1]: 1 (gray) or 3 (RGB), and alpha apart from them.
-"""
+"""Images in and out: PIL, numpy and files become numbers in memory and go back as what they were. No pixel is computed here."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import warnings
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastsr import _core
 from fastsr.errors import FastsrError, InputError, LimitError, OutputError
 
 if TYPE_CHECKING:
@@ -53,9 +52,7 @@ SAVE_SIDE = {"JPEG": 65500, "WEBP": 16383}
 KEPT_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I", "F")
 BECOMES = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
 """PIL modes that are converted first; any other becomes RGB, or RGBA when it has a transparent colour"""
-LOW, HIGH = np.float32(-1e-3), np.float32(1 + 1e-3)
-"""where floats may lie: resampling leaves [0, 1] a little"""
-LEVELS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -64,24 +61,11 @@ class Pixels:
 
     array: np.ndarray  # [H, W] or [H, W, 1 to 4], uint8, uint16 or float32 in either byte order, any strides
     restore: Callable[[np.ndarray], Any]
-    """[H, W, C] of the dtype in this machine's byte order -> the owner's kind"""
+    """[H, W] or [H, W, C] of the dtype in this machine's byte order -> the owner's kind"""
 
     @property
     def dtype(self) -> np.dtype[Any]:
         return self.array.dtype.newbyteorder("=")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Planes in [0, 1] and how to give them back."""
-
-    planes: np.ndarray  # [1 or 3, H, W] f32
-    alpha: np.ndarray | None  # [1, H, W] f32
-    restore: Callable[[Picture], Any]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.planes.shape[1], self.planes.shape[2]
 
 
 def pixels(img: Any) -> Pixels:
@@ -96,27 +80,6 @@ def pixels(img: Any) -> Pixels:
     raise InputError(f"cannot upscale a {type(img).__name__}: {hint}")
 
 
-def take(img: Any) -> list[Picture]:
-    """The pictures in `img`: one, or one per item of a torch batch.
-
-    Takes PIL images; numpy [H, W] or [H, W, 1 | 2 | 3 | 4] of uint8, uint16 or float32 (2 and 4: the last is alpha);
-    torch [C, H, W] or [N, C, H, W] float. Float values must lie in [0, 1]. Raises InputError.
-    """
-    return _take_tensor(img) if is_tensor(img) else [_picture(pixels(img))]
-
-
-def give_back(pictures: list[Picture], img: Any, scale: int) -> Any:
-    """The upscaled pictures in the kind, dtype and layout of `img`."""
-    if not is_tensor(img) or img.ndim == 3:
-        return pictures[0].restore(pictures[0])
-    import torch
-
-    if not pictures:
-        n, c, h, w = img.shape
-        return img.new_empty((n, c, h * scale, w * scale))
-    return torch.stack([p.restore(p) for p in pictures])
-
-
 def is_tensor(img: Any) -> bool:
     """Whether `img` is a torch tensor; torch is not imported."""
     return _is_a(img, "torch", "Tensor")
@@ -125,25 +88,6 @@ def is_tensor(img: Any) -> bool:
 def _is_a(img: Any, package: str, name: str) -> bool:
     """Whether `img` is of a class of that package or derives from it; the package itself is not imported."""
     return any(c.__name__ == name and c.__module__.split(".")[0] == package for c in type(img).__mro__)
-
-
-def _planes(a: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """[H, W, C] in [0, 1] to planes and alpha."""
-    c = np.ascontiguousarray(a.transpose(2, 0, 1), dtype=np.float32)
-    return (c[:-1], c[-1:]) if c.shape[0] in (2, 4) else (c, None)
-
-
-def check_values(a: np.ndarray) -> None:
-    """`a` is float and channels last or first; names the first bad value."""
-    finite = np.isfinite(a)
-    if not finite.all():
-        at = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), a.shape))
-        raise InputError(f"the image holds {a[at]} at index {at}: replace NaN and infinity first")
-    low, high = a.min(), a.max()
-    if low < LOW or high > HIGH:
-        raise InputError(
-            f"float images must lie in [0, 1], this one goes from {low:g} to {high:g}: divide it by its range"
-        )
 
 
 def check_output(h: int, w: int, scale: int) -> None:
@@ -158,33 +102,23 @@ def _array_pixels(img: np.ndarray) -> Pixels:
     if isinstance(img, np.ma.MaskedArray):
         raise InputError("masked arrays are not supported: fill the mask first")
     dtype = img.dtype.newbyteorder("=")
-    if dtype not in LEVELS and dtype != np.float32:
+    if dtype not in DTYPES:
         raise InputError(f"dtype {img.dtype} is not supported: use uint8, uint16 or float32")
     if img.ndim not in (2, 3) or (img.ndim == 3 and img.shape[2] not in (1, 2, 3, 4)):
         raise InputError(f"an array of shape {img.shape} is not an image: use [H, W] or [H, W, 1 to 4]")
     if 0 in img.shape:
         raise InputError(f"an image of shape {img.shape} is empty")
     order, flat = img.dtype, img.ndim == 2  # big-endian in, big-endian out
-    return Pixels(np.asarray(img), lambda out: (out[:, :, 0] if flat else out).astype(order, copy=False))
+    return Pixels(np.asarray(img), lambda out: (out.reshape(out.shape[:2]) if flat else out).astype(order, copy=False))
 
 
-def _picture(source: Pixels) -> Picture:
-    a = source.array.astype(np.float32, copy=False)
-    if source.dtype == np.float32:
-        check_values(a)
-    else:
-        a = a / np.float32(LEVELS[source.dtype])
-    planes, alpha = _planes(a[:, :, None] if a.ndim == 2 else a)
-    return Picture(planes, alpha, lambda p: source.restore(_interleave(p, source.dtype)))
+def check_values(a: np.ndarray, channels_first: bool = False) -> None:
+    """Raise InputError, which names the first bad value, unless floats lie in [0, 1] or little beside.
 
-
-def _interleave(p: Picture, dtype: np.dtype[Any]) -> np.ndarray:
-    """[H, W, C] of `dtype`: integers rounded, everything clipped to the range."""
-    c = p.planes if p.alpha is None else np.concatenate([p.planes, p.alpha])
-    c = np.clip(c, 0, 1)
-    if dtype in LEVELS:
-        c = (c * LEVELS[dtype] + 0.5).astype(dtype)
-    return np.ascontiguousarray(c.transpose(1, 2, 0), dtype=dtype)
+    a: [H, W], [H, W, C], or with channels_first [C, H, W] or [N, C, H, W].
+    """
+    for item in range(len(a)) if a.ndim == 4 else (None,):
+        _core.Pixels(a if item is None else a[item], channels_first).check(item)
 
 
 def check_tensor(img: Any) -> None:
@@ -197,25 +131,6 @@ def check_tensor(img: Any) -> None:
         )
     if 0 in img.shape[-3:]:
         raise InputError(f"an image of shape {tuple(img.shape)} is empty")
-
-
-def _take_tensor(img: Any) -> list[Picture]:
-    check_tensor(img)
-    batch = img.detach().float().cpu().numpy()
-    if batch.size:
-        check_values(batch)
-    pictures = []
-    for item in batch if img.ndim == 4 else batch[None]:
-        planes, alpha = _planes(item.transpose(1, 2, 0))
-
-        def restore(p: Picture) -> Any:
-            import torch
-
-            out = _interleave(p, np.dtype(np.float32)).transpose(2, 0, 1)
-            return torch.from_numpy(np.ascontiguousarray(out)).to(img)
-
-        pictures.append(Picture(planes, alpha, restore))
-    return pictures
 
 
 def _pil_pixels(img: Image.Image) -> Pixels:
@@ -306,6 +221,8 @@ def read(path: str | Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
+                if image.format == "PPM":
+                    _check_text_end(path)
                 return _decode(path, image)
     except (FastsrError, MemoryError):
         raise
@@ -315,6 +232,30 @@ def read(path: str | Path) -> Image.Image:
         raise InputError(f"{path}: not an image of a known kind ({', '.join(FORMATS)}), or cut short") from None
     except Exception as e:  # Pillow's decoders raise nearly anything on a broken file
         raise InputError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}") from None
+
+
+def quiet_decoders() -> None:
+    """Pillow and its libtiff say what is wrong with a file by lines of their own on stderr; ours is enough.
+
+    For the whole process, so only a program of our own does this, the command.
+    """
+    import ctypes
+    import logging
+
+    from PIL import _imaging
+
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    with contextlib.suppress(OSError, AttributeError):  # a Pillow without libtiff, or with its names hidden
+        set_handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
+        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        set_handler(None)
+
+
+def _check_text_end(path: Path) -> None:
+    """A text PGM or PPM ends with white space; one that ends with a digit may have been cut inside its last number."""
+    with open(path, "rb") as f:
+        if f.read(2) in (b"P2", b"P3") and f.seek(-1, os.SEEK_END) and f.read(1).isdigit():
+            raise InputError(f"{path}: cut short: the last number of a text PGM or PPM has no white space after it")
 
 
 def _decode(path: Path, image: Image.Image) -> Image.Image:

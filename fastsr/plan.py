@@ -2,7 +2,7 @@
 """Plans: a model lowered to a short list of fused ops with named weights. Plain data, JSON in the model file.
 
 A plan reads the value `lr` and its last step writes the value `out`. What an op requires, which shape it
-gives and what it costs is not known here: `fastsr._core` (csrc/ops) is asked.
+gives and what it costs is not known here, nor how its JSON is read: `fastsr._core` is asked.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from fastsr.errors import ModelError
+from fastsr import _core
 
 Param = int | float | str | bool
 
 INPUT = "lr"
 OUTPUT = "out"
-DOMAINS = ("y", "rgb")
 
 
 @dataclass(frozen=True)
@@ -73,55 +72,15 @@ class Plan:
 
     @staticmethod
     def from_json(text: str) -> Plan:
-        """Parse a plan. Raises ModelError when `text` is not one; the ops themselves are checked by `_core`."""
-        try:
-            data = json.loads(text, object_pairs_hook=_no_duplicates)
-        except (ValueError, RecursionError) as e:
-            raise ModelError(f"the plan is not valid JSON: {e}") from None
-        return Plan.from_dict(data)
+        """Parse a plan. Raises ModelError when `text` is not one; the ops themselves are checked where it is run."""
+        return Plan.from_dict(_core.parse_plan(text.encode("utf-8", "surrogatepass")))
 
     @staticmethod
-    def from_dict(data: object) -> Plan:
-        try:
-            assert_keys(data, {"domain", "scale", "steps"}, "plan")
-            assert isinstance(data, dict)
-            if data["domain"] not in DOMAINS:
-                raise ModelError(f"plan: domain {data['domain']!r} is not one of {', '.join(DOMAINS)}")
-            scale = data["scale"]
-            if type(scale) is not int or not 1 <= scale <= 16:
-                raise ModelError(f"plan: scale {scale!r} is not an integer from 1 to 16")
-            steps = data["steps"]
-            if not isinstance(steps, list) or not 1 <= len(steps) <= 1024:
-                raise ModelError("plan: steps must be a list of 1 to 1024 steps")
-            return Plan(data["domain"], scale, tuple(_step(i, s) for i, s in enumerate(steps)))
-        except (KeyError, TypeError) as e:
-            raise ModelError(f"the plan is malformed: {e}") from None
+    def from_dict(data: Mapping[str, Any]) -> Plan:
+        """The plan of which `data` is the `to_dict`. Nothing is checked."""
+        return Plan(data["domain"], data["scale"], tuple(_step(step) for step in data["steps"]))
 
 
-def assert_keys(data: object, keys: set[str], what: str) -> None:
-    """Raise ModelError unless `data` is a dict with exactly `keys`."""
-    if not isinstance(data, dict) or set(data) != keys:
-        got = sorted(data) if isinstance(data, dict) else type(data).__name__
-        raise ModelError(f"{what}: expected an object with keys {sorted(keys)}, got {got}")
-
-
-def _step(i: int, data: object) -> Step:
-    assert_keys(data, {"op", "inputs", "out", "weights", "params"}, f"plan step {i}")
-    assert isinstance(data, dict)
-    op, inputs, out, weights, params = (data[k] for k in ("op", "inputs", "out", "weights", "params"))
-    if not (isinstance(op, str) and isinstance(out, str)):
-        raise ModelError(f"plan step {i}: op and out must be strings")
-    if not (isinstance(inputs, list) and all(isinstance(v, str) for v in inputs)):
-        raise ModelError(f"plan step {i}: inputs must be a list of value names")
-    if not (isinstance(weights, dict) and all(isinstance(v, str) for v in weights.values())):
-        raise ModelError(f"plan step {i}: weights must map roles to tensor names")
-    if not (isinstance(params, dict) and all(isinstance(v, (int, float, str)) for v in params.values())):
-        raise ModelError(f"plan step {i}: params must map names to numbers or strings")
-    return Step(op, tuple(inputs), out, MappingProxyType(dict(weights)), MappingProxyType(dict(params)))
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError("duplicate key in an object")
-    return data
+def _step(data: Mapping[str, Any]) -> Step:
+    weights, params = MappingProxyType(dict(data["weights"])), MappingProxyType(dict(data["params"]))
+    return Step(data["op"], tuple(data["inputs"]), data["out"], weights, params)

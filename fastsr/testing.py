@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tests and benchmarks share: seeded inputs, the one table of tolerances, and the run of a plan everywhere.
 
-No test passes a tolerance of its own: `assert_matches` holds an fp32 result to DESIGN's limit, 1e-5 absolute on
-outputs of order 1, scaled by the size of the output where it is larger; `assert_as_near` holds a GPU kernel's
+No test passes a tolerance of its own: `assert_matches` holds an fp32 result to 1e-5 absolute on outputs
+of order 1, scaled by the size of the output where it is larger; `assert_as_near` holds a GPU kernel's
 to the error of plain torch at the same precision.
 """
 
@@ -18,18 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastsr import _core, executors
-from fastsr.executors import tuning
 from fastsr.plan import Param, Plan, Step
+from fastsr.tolerance import FACTOR, FLOOR
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 TOLERANCE = {"fp32": 1e-5}
 """precision -> max abs error against float64, outputs of order 1"""
-
-FACTOR = tuning.FACTOR
-FLOOR = tuning.FLOOR
-"""a GPU kernel: error against float64 <= FACTOR times plain torch's at the same precision, plus FLOOR of the size"""
 
 UGLY = ((1, 1), (1, 7), (13, 1), (2, 2), (17, 31), (33, 47))
 """h, w that break assumptions: single pixels, primes, one past a vector"""

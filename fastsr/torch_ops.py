@@ -30,7 +30,7 @@ from torch import Tensor
 from fastsr import _core
 from fastsr.errors import ModelError
 from fastsr.executors import devices
-from fastsr.executors.gpu import on
+from fastsr.gpu.gpu import on
 from fastsr.ops import OPS
 from fastsr.plan import Step
 

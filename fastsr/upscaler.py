@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""load() and Upscaler: the one place where model file, executor and image handling meet."""
+"""load() and Upscaler: the one place where model file and engine meet."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import operator
 import os
 import sys
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from fastsr import _core, catalog, color, executors, image, modelfile, stream
+from fastsr import _core, catalog, executors, image, modelfile
+from fastsr.engine import Engine, Job, stream
 from fastsr.errors import DeviceError, InputError, ModelError
 from fastsr.modelfile import ModelFile
 
@@ -26,15 +27,15 @@ class Upscaler:
     """A loaded model. Calls are independent: one Upscaler may serve many threads at once."""
 
     def __init__(
-        self, model: ModelFile, executor: executors.Executor, prepared: executors.Prepared, options: dict[str, Any]
+        self,
+        model: ModelFile,
+        executor: str,
+        engine: Engine,
+        options: dict[str, Any],  # threads, precision, self_ensemble
+        again: Callable[[], Upscaler],  # loads the same once more
     ) -> None:
-        self._model = model
-        self._executor = executor
-        self._prepared = prepared
-        self._options = options
-        members = getattr(prepared, "members", ())  # of GPU executors
-        scale, domain, turns = model.plan.scale, model.plan.domain, options["self_ensemble"]
-        self._feed = stream.Feed(members, domain, scale, turns, model.name) if members else None
+        self._model, self._executor, self._engine = model, executor, engine
+        self._options, self._again = options, again
 
     @property
     def name(self) -> str:
@@ -54,9 +55,9 @@ class Upscaler:
 
         img: a PIL image; numpy [H, W] or [H, W, 1 | 2 | 3 | 4] of uint8, uint16 or float32 in [0, 1] (2 and 4: the
         last channel is alpha); torch [C, H, W] or [N, C, H, W] float in [0, 1]. Any strides. The input is not written.
-        On a GPU a torch batch is one run, and a tensor that lies there stays there. Several GPUs divide a batch, and a
+        On a GPU a torch batch is one run, and a tensor that lies there stays there. MultiGpu GPUs divide a batch, and a
         single image's self-ensemble; otherwise the first takes it.
-        A network on Y gets Y of BT.601 (gray images are Y); chroma and alpha go by bicubic. Integers come back
+        A network on Y gets Y of BT.601, gray being RGB of equal channels; chroma and alpha go by bicubic. Integers come back
         rounded, floats clipped to [0, 1]. PIL: L, LA, RGB, RGBA, I;16, I (16 bit) and F ([0, 1]) keep their mode; 1 comes
         back as L, palettes, CMYK and others as RGB or RGBA.
 
@@ -66,10 +67,8 @@ class Upscaler:
         >>> fastsr.load("annet_x3").upscale(np.zeros((64, 64, 3), np.uint8)).shape
         (192, 192, 3)
         """
-        if self._feed is None:
-            return image.give_back([self._one(p) for p in image.take(img)], img, self.scale)
         begin = time.perf_counter()
-        out = self._feed.upscale(img)
+        out = self._engine.upscale(img)
         size = "x".join(map(str, img.shape if hasattr(img, "shape") else img.size))
         _log(f"{self.name}: {size} in {1e3 * (time.perf_counter() - begin):.1f} ms")
         return out
@@ -78,8 +77,9 @@ class Upscaler:
         """Enlarge many images, or the frames of a video: a generator of what `upscale` gives for each, in order.
 
         images: any iterable of what `upscale` takes, of mixed kinds and sizes. On a GPU three are on their way at once (to
-        it, on it, back) and several GPUs take turns: as many images are taken ahead of the result that is given. An image
-        may be written again as soon as the next one is asked for. On the CPU it is one after another.
+        it, on it, back) and several GPUs take turns; on the CPU two, one in the network while the next is read and the last is
+        written. As many images are taken ahead of the result that is given. An image may be written again as soon as the
+        next one is asked for.
 
         A bad image raises when its turn comes, after the results before it; that ends the stream. With
         return_exceptions=True the FastsrError stands in the place of the result instead, and the stream goes on. What the
@@ -91,39 +91,14 @@ class Upscaler:
         if not isinstance(images, Iterable) or (alone and images.ndim < 4):  # type: ignore[attr-defined]
             what = f"one of shape {tuple(images.shape)}" if alone else f"a {type(images).__name__}"  # type: ignore[attr-defined]
             raise InputError(f"stream() takes an iterable of images, not {what}: give a list")
-        if self._feed is not None:
-            return self._feed.stream(images, return_exceptions)
-        return (stream.outcome(partial(self.upscale, img), return_exceptions) for img in images)
+        return stream(self._engine.queue(), images, return_exceptions)
 
     def run(
         self,
         planes: np.ndarray,  # [C, h, w] f32 in [0, 1], C = 1 for Y, 3 for RGB
     ) -> np.ndarray:  # [C, h * scale, w * scale] f32, not clipped
         """The network alone, with self-ensemble if it was asked for: for evaluation."""
-        if self._feed is not None:
-            return self._feed.run(planes)
-        if not self._options["self_ensemble"]:
-            return self._prepared.run(planes)
-        # The mean over the 8 flips and turns (paper 002).
-        total: np.ndarray | None = None
-        for turn in range(8):
-            x = np.rot90(planes[:, :, ::-1] if turn >= 4 else planes, turn % 4, (1, 2))
-            y = np.rot90(self._prepared.run(np.ascontiguousarray(x)), -(turn % 4), (1, 2))
-            y = y[:, :, ::-1] if turn >= 4 else y
-            total = y.astype(np.float64) if total is None else total + y
-        assert total is not None
-        return (total / 8).astype(np.float32)
-
-    def _one(self, picture: image.Picture) -> image.Picture:
-        h, w = picture.size
-        image.check_output(h, w, self.scale)
-        begin = time.perf_counter()
-        planes, chroma = color.split(picture, self.domain)
-        out = self.run(planes)
-        _log(f"{self.name}: {w}x{h} in {1e3 * (time.perf_counter() - begin):.1f} ms")
-        if not np.isfinite(out).all():
-            raise ModelError(f"model '{self.name}' gave values that are not finite for this image")
-        return color.join(picture, out, chroma, self._options["threads"])
+        return self._engine.run(planes)
 
     def info(self) -> dict[str, Any]:
         """What was loaded and how it runs: plain data, ready for JSON."""
@@ -134,13 +109,13 @@ class Upscaler:
             "config": model.json("config"),
             "scale": self.scale,
             "domain": self.domain,
-            "executor": self._executor.name,
-            "isa": self._prepared.isa,
+            "executor": self._executor,
+            "isa": self._engine.isa,
             "threads": self._options["threads"],
             "precision": self._options["precision"],
             "self_ensemble": self._options["self_ensemble"],
             "parameters": sum(int(w.size) for w in model.weights.values()),
-            "radius": self._prepared.radius,
+            "radius": self._engine.radius,
             "psnr": model.json("psnr"),
             "licence": model.meta["licence"],
             "recipe": model.json("recipe"),
@@ -149,20 +124,21 @@ class Upscaler:
 
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
         """Per step of the plan for an h x w input: op, out, shape, radius, flops, bytes, who runs it."""
-        return self._prepared.explain(h, w)
+        return self._engine.explain(h, w)
 
     def tune(self, h: int, w: int, n: int = 1) -> list[dict[str, Any]]:
         """Time the kernels' candidates on the GPU for n images of h x w; the fastest right ones are used from now on.
 
         They are kept in the user's cache folder (docs/architecture.md). Returns what was tried. Raises DeviceError on a CPU.
         """
-        if not hasattr(self._prepared, "tune"):
-            raise DeviceError(f"executor {self._executor.name!r} has nothing to tune: load with device='cuda'")
-        rows: list[dict[str, Any]] = self._prepared.tune(n, h, w)
-        return rows
+        return self._engine.tune(n, h, w)
+
+    def __reduce__(self) -> tuple[Callable[[], Upscaler], tuple[()]]:
+        """Pickles and copies are loaded anew, from the same file with the same arguments, where they are made."""
+        return self._again, ()
 
     def __repr__(self) -> str:
-        return f"<fastsr.Upscaler {self.name} x{self.scale} on {self._executor.name}>"
+        return f"<fastsr.Upscaler {self.name} x{self.scale} on {self._executor}>"
 
 
 def load(
@@ -223,7 +199,21 @@ def load(
     except ModelError as e:
         raise ModelError(f"{model.path}: {e}") from None
     _log(f"{model.name} from {model.path}: executor {runner.name}, {prepared.isa}, {count} threads")
-    return Upscaler(model, runner, prepared, {"threads": count, "self_ensemble": self_ensemble, "precision": exact})
+    job = Job(model.name, model.plan.domain, model.plan.scale, self_ensemble, count)
+    options = {"threads": count, "self_ensemble": self_ensemble, "precision": exact}
+    again = partial(
+        load,
+        str(model.path.absolute()),
+        scale=scale,
+        device=device,
+        executor=executor,
+        precision=precision,
+        threads=threads,
+        tile=tile,
+        memory_limit=memory_limit,
+        self_ensemble=self_ensemble,
+    )
+    return Upscaler(model, runner.name, prepared.engine(job), options, again)
 
 
 def _count(name: str, value: Any, most: int, what: str) -> int:

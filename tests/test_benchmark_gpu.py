@@ -14,9 +14,9 @@ pytest.importorskip("triton")
 
 from fastsr import executors  # noqa: E402
 from fastsr.benchmark import cases, gpu  # noqa: E402
-from fastsr.executors import tuning  # noqa: E402
 from fastsr.families.crnet import CRNetA  # noqa: E402
 from fastsr.families.srcnn import SRCNN  # noqa: E402
+from fastsr.gpu import tuning  # noqa: E402
 from fastsr.plan import INPUT  # noqa: E402
 from fastsr.testing import TOLERANCE, rng  # noqa: E402
 

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +20,8 @@ from PIL import Image
 import fastsr
 from fastsr import cli, image
 from fastsr.executors import devices
-from fastsr.testing import rng
+from fastsr.executors.cpu import PreparedCpu
+from fastsr.testing import rng, script
 
 Write = Callable[..., Path]
 Run = Callable[..., tuple[int, str, str]]
@@ -84,7 +87,9 @@ def test_a_bad_image_among_several(run: Run, small_model: Write, photo: Path, tm
     assert_one_line(err, "several inputs would become photo.png")
 
 
-def test_several_images_on_a_gpu(run: Run, small_model: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_multi_gpu_images_on_a_gpu(
+    run: Run, small_model: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("triton")
     if not devices.interpreted():
         pytest.skip("kernels are compiled in this process")
@@ -141,7 +146,7 @@ def cases(photo: Path, model: Path, tmp_path: Path) -> list[tuple[list[object], 
         ([*up, photo], 2, "Missing option '-o'"),
         (["upscale", "-o", out], 2, "Missing argument"),
         (["upscale", photo, "-o", out, "-m", bad_model], 3, f"{bad_model}: "),
-        (["upscale", photo, "-o", out, "-m", photo], 3, f"{photo}: the header claims"),
+        (["upscale", photo, "-o", out, "-m", photo], 3, f"{photo}: not a model file: this is a PNG image"),
         (["upscale", photo, "-o", out, "-m", "annet_x33"], 3, "there is no model 'annet_x33'"),
         (["info", "nothing"], 3, "there is no model 'nothing'"),
         (["frobnicate"], 2, "No such command 'frobnicate'"),
@@ -161,6 +166,38 @@ def test_every_error_is_one_line(run: Run, small_model: Write, photo: Path, tmp_
         assert (got, out) == (code, ""), (args, err)
         assert_one_line(err, message)
         assert sorted(tmp_path.rglob("*")) == before, args
+
+
+def test_what_acts_on_a_terminal_is_not_shown(run: Run, small_model: Write, photo: Path, tmp_path: Path) -> None:
+    """Of a model file, of an argument, of an error that nobody expects."""
+    model = small_model()
+    broken = script(Path(__file__).parent / "broken_models.py")
+    code, _, err = run("info", broken.plan(b'"conv2d"', b'"\\u001b]0;owned\\u0007"')(model))
+    assert (code, err.strip().isprintable()) == (3, True)
+    assert r"op '\x1b]0;owned\x07' is not one of" in err
+    for args in (
+        ["info", "\x1b[2J"],
+        ["info", tmp_path / "a\nb\x1b.safetensors"],
+        ["frob\x1b"],
+        ["eval", "--data", "\x9b1"],
+    ):
+        _, _, err = run(*args)
+        assert_one_line(err)
+        assert err.strip().isprintable(), err
+
+
+def test_decoders_say_nothing_of_their_own(tmp_path: Path, small_model: Write) -> None:
+    """libtiff writes to the process's stderr, past Python."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 7), (1, 2, 3)).save(buffer, "TIFF", compression="tiff_adobe_deflate")
+    content = bytearray(buffer.getvalue())
+    content[10] ^= 0xFF
+    content[14] ^= 0xFF
+    (tmp_path / "a.tif").write_bytes(content)
+    command = [sys.executable, "-m", "fastsr", "upscale", str(tmp_path / "a.tif"), "-o", str(tmp_path / "o.png")]
+    done = subprocess.run([*command, "-m", str(small_model())], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert_one_line(done.stderr, f"{tmp_path / 'a.tif'}: cannot be read")
 
 
 def test_verbose_shows_the_trace(run: Run, tmp_path: Path) -> None:
@@ -186,10 +223,10 @@ def test_verbose_shows_the_trace(run: Run, tmp_path: Path) -> None:
 def test_what_nobody_expects(
     run: Run, small_model: Write, photo: Path, monkeypatch: pytest.MonkeyPatch, error: Any, code: int, message: str
 ) -> None:
-    def fail(self: object, img: object) -> None:
+    def fail(self: object, *given: object) -> None:
         raise error
 
-    monkeypatch.setattr(fastsr.Upscaler, "upscale", fail)
+    monkeypatch.setattr(PreparedCpu, "upscale", fail)
     model = small_model()
     got, _, err = run("upscale", photo, "-o", photo.with_name("o.png"), "-m", model)
     assert got == code
@@ -223,10 +260,24 @@ def test_eval(run: Run, small_model: Write, photo: Path) -> None:
     assert "PSNR" in out
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_no_temporary_file(
+    run: Run, small_model: Write, photo: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    """During the write, when the file is there but not yet under its name."""
+    model, before = small_model(), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(os, "fsync", lambda fd: signal.raise_signal(number))
+    try:
+        assert run("upscale", photo, "-o", photo.with_name("o.png"), "-m", model)[0] == code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert sorted(path.name for path in photo.parent.iterdir()) == ["photo.png", "small.safetensors"]
+
+
 def test_tune(run: Run, small_model: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = run("tune", "-m", small_model(), "--device", "cpu")
     assert code == 6
-    assert_one_line(err, "executor 'cpu' has nothing to tune")
+    assert_one_line(err, "there is nothing to tune on the CPU")
     asked = []
 
     def tune(self: fastsr.Upscaler, h: int, w: int, n: int = 1) -> list[dict[str, Any]]:

@@ -3,15 +3,23 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 io = pytest.importorskip("scipy.io")
+sparse = pytest.importorskip("scipy.sparse")
 
 from fastsr import _core, convert, executors, load, modelfile  # noqa: E402
+from fastsr.convert import matlab  # noqa: E402
 from fastsr.errors import InputError, ModelError  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -102,7 +110,7 @@ def test_what_cannot_be_converted_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not APLUS.exists(), reason="needs ../shared/checkpoints")
 def test_the_authors_regressors_give_their_psnr() -> None:
-    """Set5 x2 36.54 with the released regressors (DESIGN section 6)."""
+    """Set5 x2 36.54 with the released regressors."""
     from fastsr.evaluate import evaluate_folder
 
     found = convert.read(APLUS)
@@ -202,6 +210,132 @@ def test_unknown_and_unsafe_checkpoints_are_refused(tmp_path: Path) -> None:
         convert.read(path, scale=2)
     with pytest.raises(InputError, match=r"expected \.mat, \.pth"):
         convert.read(tmp_path / "x.onnx")
+
+
+def srcnn_state() -> dict[str, torch.Tensor]:
+    state = {}
+    for i, w in enumerate(srcnn_layers()):
+        state |= {f"conv{i}.weight": torch.from_numpy(w), f"conv{i}.bias": torch.zeros(w.shape[0])}
+    return state
+
+
+BAD_TENSORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "NaN": lambda w: w.clone().fill_(float("nan")),
+    "float32 cannot hold": lambda w: w.double() * 1e300,
+    "sparse": lambda w: w.to_sparse(),
+    "no numbers": lambda w: torch.empty(w.shape, device="meta"),
+    "complex": lambda w: w.cfloat(),
+    "bool": lambda w: w > 0,
+    "quantised": lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8),
+    "repeats its numbers": lambda w: torch.zeros(1).expand(w.shape),
+    "empty": lambda w: torch.zeros(0, 1, 9, 9),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", BAD_TENSORS)
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path: Path, way: str) -> None:
+    state = srcnn_state()
+    state["conv0.weight"] = BAD_TENSORS[way](state["conv0.weight"])
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(ModelError, match=way):
+        load(tmp_path / "a.pth", scale=2)
+
+
+def test_weights_are_dense_whatever_their_strides(tmp_path: Path) -> None:
+    state = srcnn_state()
+    state["conv1.weight"] = state["conv1.weight"].to(memory_format=torch.channels_last).half()
+    torch.save(state, tmp_path / "a.pth")
+    for weight in convert.read(tmp_path / "a.pth", scale=2).weights.values():
+        assert weight.dtype == np.float32
+        assert weight.flags.c_contiguous
+
+
+def test_sizes_are_checked_before_memory_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("data", "w") as f:
+        for _ in range(520):
+            f.write(bytes(1 << 20))
+    with pytest.raises(ModelError, match="unpacks to"):
+        load(tmp_path / "a.pth", scale=2)
+    projections = torch.zeros(1, 9 * 1000**2, 1)  # at scale 1000 ANNet would be 10^12 numbers
+    torch.save({"projections": projections, "atoms": torch.zeros(1, 1)}, tmp_path / "b.pth")
+    with pytest.raises(ModelError, match="shapes of ANNet"):
+        load(tmp_path / "b.pth")
+    with open(tmp_path / "c.pth", "wb") as f:
+        f.truncate(_core.MODEL_LIMITS["file_bytes"] + 1)
+    with pytest.raises(ModelError, match="the limit for a checkpoint"):
+        load(tmp_path / "c.pth")
+    io.savemat(tmp_path / "d_x2.mat", {"weights_conv1": np.zeros((1000, 1000))}, do_compression=True)
+    monkeypatch.setattr("fastsr.convert.matlab.MAX_BYTES", 1 << 20)
+    with pytest.raises(ModelError, match="unpacks to more than"):
+        load(tmp_path / "d_x2.mat")
+    os.mkfifo(tmp_path / "e.pth")
+    with pytest.raises(ModelError, match="not a regular file"):
+        load(tmp_path / "e.pth")
+
+
+def srcnn_fields() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    shapes = {"weights_conv1": (81, 8), "weights_conv2": (8, 1, 4), "weights_conv3": (4, 25)}
+    shapes |= {"biases_conv1": (8, 1), "biases_conv2": (4, 1), "biases_conv3": (1, 1)}
+    return {name: random.standard_normal(shape) / 30 for name, shape in shapes.items()}
+
+
+BAD_FIELDS: dict[str, Callable[[np.ndarray], Any]] = {
+    "NaN": lambda a: a * np.nan,
+    "text": lambda a: "abc",
+    "a cell array": lambda a: np.array([np.zeros(3), np.zeros(4)], dtype=object),
+    "a struct": lambda a: {"a": 1},
+    "a sparse matrix": lambda a: sparse.csc_matrix(a),
+    "complex": lambda a: a + 1j,
+    "empty": lambda a: np.zeros((81, 0)),
+    "shapes of SRCNN": lambda a: a[:, :3],
+}
+
+
+@pytest.mark.parametrize("way", BAD_FIELDS)
+def test_matlab_values_that_are_no_plain_numbers_are_refused(tmp_path: Path, way: str) -> None:
+    fields = srcnn_fields()
+    io.savemat(tmp_path / "a_x2.mat", fields | {"weights_conv1": BAD_FIELDS[way](fields["weights_conv1"])})
+    with pytest.raises(ModelError, match=way):
+        load(tmp_path / "a_x2.mat")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_matlab_files_are_read_as_scipy_reads_them(tmp_path: Path, compressed: bool) -> None:
+    random = np.random.default_rng(1)
+    path = tmp_path / "a.mat"
+    values = {d: (random.random((3, 4, 2)) * 100).astype(d) for d in ("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u8")}
+    cells = np.empty((2, 3), dtype=object)
+    for i in np.ndindex(cells.shape):
+        cells[i] = random.random((1, 2 + i[1]))
+    io.savemat(path, values | {"cells": cells, "struct": {"x": 7, "text": "abc"}}, do_compression=compressed)
+    found, expected = matlab.load(path), io.loadmat(path)
+    for name in values:
+        assert found[name].dtype == expected[name].dtype
+        assert np.array_equal(found[name], expected[name])
+    for i in np.ndindex(cells.shape):
+        assert np.array_equal(found["cells"][i], cells[i])
+    assert found["struct"]["x"] == 7
+    assert found["struct"]["text"] == matlab.Other("text")
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_damage_to_a_matlab_file_is_refused_or_harmless(data: st.DataObject, tmp_path: Path) -> None:
+    """Among it the byte that says "complex" of numbers that are not, which crashes SciPy's reader and the process."""
+    path = tmp_path / "a.mat"
+    if not path.exists():
+        write_aplus(tmp_path)[0].rename(path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(124, len(content) - 1))] = data.draw(st.sampled_from([0, 1, 8, 14, 15, 128, 255]))
+    damaged = tmp_path / "b.mat"
+    damaged.write_bytes(bytes(content[: data.draw(st.sampled_from([len(content), 128, len(content) // 2]))]))
+    try:
+        matlab.load(damaged)
+    except ModelError as e:
+        assert str(e).isprintable()  # noqa: PT017
 
 
 @pytest.mark.skipif(not APLUS.exists(), reason="needs ../shared/checkpoints")

@@ -291,7 +291,8 @@ def test_a_worker_does_its_work(
     torch = pytest.importorskip("torch")
     pytest.importorskip("triton")
     from fastsr.benchmark import cases, gpu
-    from fastsr.executors import devices, tuning
+    from fastsr.executors import devices
+    from fastsr.gpu import tuning
 
     if not devices.interpreted():
         pytest.skip("kernels are compiled in this process")

@@ -146,6 +146,23 @@ def test_a_file_cut_anywhere_is_refused_or_whole(tmp_path: Path, kind: str) -> N
             assert str(path) in str(e)  # noqa: PT017
 
 
+@pytest.mark.parametrize("content", ["P2\n3 2\n255\n1 22 3\n4 5 146\n", "P3 1 2 65535 1 22 33 4 5 46 "])
+def test_a_text_image_cut_inside_its_last_number_is_refused(tmp_path: Path, content: str) -> None:
+    """What is left of the number is one too: 146 becomes 14."""
+    path = tmp_path / "a.ppm"
+    path.write_text(content)
+    whole = image.read(path)
+    for size in range(len(content)):
+        path.write_text(content[:size])
+        with pytest.raises(InputError):
+            image.read(path)
+    path.write_text(f"{content}# and a remark 7")
+    with pytest.raises(InputError, match="no white space after it"):
+        image.read(path)
+    path.write_text(content + "\n")
+    assert same(image.read(path), whole)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
 def test_a_file_with_damage_never_gives_another_exception(tmp_path: Path, kind: str) -> None:
     random = np.random.default_rng(0)
@@ -220,10 +237,10 @@ def test_a_long_name_can_be_written(tmp_path: Path) -> None:
 
 
 def test_cmyk_becomes_rgb() -> None:
-    [picture] = image.take(Image.new("CMYK", (3, 2), (0, 0, 0, 0)))
-    assert picture.planes.shape == (3, 2, 3)
-    assert picture.planes.min() > 0.99
+    found = image.pixels(Image.new("CMYK", (3, 2), (0, 0, 0, 0)))
+    assert found.array.shape == (2, 3, 3)
+    assert found.array.min() >= 253
     with_profile = Image.new("CMYK", (3, 2), (0, 0, 0, 0))
     with_profile.info["icc_profile"] = SRGB  # of another colour space: Pillow's rule is taken, the profile dropped
-    [picture] = image.take(with_profile)
-    assert "icc_profile" not in picture.restore(picture).info
+    found = image.pixels(with_profile)
+    assert "icc_profile" not in found.restore(found.array).info

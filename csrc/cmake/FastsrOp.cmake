@@ -1,10 +1,10 @@
 # fastsr_add_op(name [BF16] [COMPOSED]): one op. Its rule is csrc/ops/<name>.cpp; its CPU kernel csrc/cpu/<name>.cpp is compiled
 # once per ISA and exports one table, fastsr_kernel_<name>_<isa>. BF16 adds AVX-512-BF16 with VNNI, which every CPU that
 # has the first has too, and AMX where the compiler knows it. A COMPOSED op has no kernel: its rule names other ops.
-# fastsr_write_registry(target) then writes the two tables of csrc/core/rule.h.
+# fastsr_write_registry(target) then writes the tables of csrc/core/rule.h and csrc/core/pixel_rows.h.
 
 set(FASTSR_ISAS baseline)
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT FASTSR_FUZZ)  # clang takes minutes to instrument the others
   list(APPEND FASTSR_ISAS avx2 avx512 avx512bf16)
   include(CheckCXXCompilerFlag)
   check_cxx_compiler_flag(-mamx-bf16 FASTSR_COMPILER_HAS_AMX)
@@ -20,16 +20,12 @@ set(FASTSR_FLAGS_amx ${FASTSR_FLAGS_avx512bf16} -mamx-tile -mamx-bf16)
 
 set(FASTSR_OPS "" CACHE INTERNAL "")
 set(FASTSR_KERNELS "" CACHE INTERNAL "")
+set(FASTSR_PIXELS "" CACHE INTERNAL "")
 
-function(fastsr_add_op name)
-  cmake_parse_arguments(OP "BF16;COMPOSED" "" "" ${ARGN})
-  target_sources(fastsr_core PRIVATE ops/${name}.cpp)
-  set(FASTSR_OPS ${FASTSR_OPS} ${name} CACHE INTERNAL "")
-  if(OP_COMPOSED)
-    return()
-  endif()
+# Compiles csrc/cpu/<name>.cpp once per ISA; the names of what the objects export go to the list `exported`.
+function(fastsr_add_kernel_file name bf16 exported)
   foreach(isa ${FASTSR_ISAS})
-    if(isa MATCHES "avx512bf16|amx" AND NOT OP_BF16)
+    if(isa MATCHES "avx512bf16|amx" AND NOT bf16)
       continue()
     endif()
     string(TOUPPER ${isa} macro)
@@ -37,19 +33,36 @@ function(fastsr_add_op name)
     add_library(${object} OBJECT cpu/${name}.cpp)
     target_include_directories(${object} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
     # No contraction: which products are fused is written in the code, so that lanes and tails round alike.
-    target_compile_options(${object} PRIVATE ${FASTSR_FLAGS_${isa}} -O3 -ffp-contract=off -fno-exceptions -fno-rtti
+    target_compile_options(${object} PRIVATE ${FASTSR_FLAGS_${isa}} ${FASTSR_OPTIMIZE} -ffp-contract=off -fno-exceptions -fno-rtti
                                              -fno-math-errno -Wno-unused-function)
     target_compile_definitions(${object} PRIVATE FASTSR_ISA=${isa} FASTSR_ISA_${macro})
     set_target_properties(${object} PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden)
     target_sources(fastsr_core PRIVATE $<TARGET_OBJECTS:${object}>)
-    set(FASTSR_KERNELS ${FASTSR_KERNELS} fastsr_kernel_${name}_${isa} CACHE INTERNAL "")
+    set(${exported} ${${exported}} fastsr_kernel_${name}_${isa} CACHE INTERNAL "")
   endforeach()
 endfunction()
 
+function(fastsr_add_op name)
+  cmake_parse_arguments(OP "BF16;COMPOSED" "" "" ${ARGN})
+  target_sources(fastsr_core PRIVATE ops/${name}.cpp)
+  set(FASTSR_OPS ${FASTSR_OPS} ${name} CACHE INTERNAL "")
+  if(NOT OP_COMPOSED)
+    fastsr_add_kernel_file(${name} ${OP_BF16} FASTSR_KERNELS)
+  endif()
+endfunction()
+
+# The kernel file of packed pixels, whose tables are no op's.
+function(fastsr_add_pixels name)
+  fastsr_add_kernel_file(${name} FALSE FASTSR_PIXELS)
+endfunction()
+
 function(fastsr_write_registry target)
-  set(text "// Written by csrc/cmake/FastsrOp.cmake.\n#include \"core/rule.h\"\n\n")
+  set(text "// Written by csrc/cmake/FastsrOp.cmake.\n#include \"core/pixel_rows.h\"\n#include \"core/rule.h\"\n\n")
   foreach(kernel ${FASTSR_KERNELS})
     string(APPEND text "extern const fastsr::Kernel ${kernel};\n")
+  endforeach()
+  foreach(table ${FASTSR_PIXELS})
+    string(APPEND text "extern const fastsr::PixelRows ${table};\n")
   endforeach()
   string(APPEND text "\nnamespace fastsr {\n")
   foreach(op ${FASTSR_OPS})
@@ -65,7 +78,12 @@ function(fastsr_write_registry target)
   foreach(kernel ${FASTSR_KERNELS})
     string(APPEND text "    &${kernel},\n")
   endforeach()
-  string(APPEND text "};\nconst int kKernelCount = ${kernels};\n}  // namespace fastsr\n")
+  string(APPEND text "};\nconst int kKernelCount = ${kernels};\nconst PixelRows* const kPixelRows[] = {\n")
+  foreach(table ${FASTSR_PIXELS})
+    string(APPEND text "    &${table},\n")
+  endforeach()
+  list(LENGTH FASTSR_PIXELS pixels)
+  string(APPEND text "};\nconst int kPixelRowsCount = ${pixels};\n}  // namespace fastsr\n")
   file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/registry.cpp CONTENT "${text}" @ONLY)
   target_sources(${target} PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/registry.cpp)
 endfunction()

@@ -27,8 +27,8 @@ std::vector<std::pair<size_t, Step>> expanded(const std::vector<Step>& given, st
       if (step.inputs.size() != 1) fail(Status::kBadModel, "step ", i, " (", step.op, "): takes one input");
       for (Step& part : rule.expand(step)) steps.emplace_back(i, std::move(part));
     }
-    if (static_cast<int64_t>(steps.size()) > kMaxNodes)
-      fail(Status::kBadModel, "the plan's first ", i + 1, " steps are more than ", kMaxNodes,
+    if (static_cast<int64_t>(steps.size()) > limits::kNodes)
+      fail(Status::kBadModel, "the plan's first ", i + 1, " steps are more than ", limits::kNodes,
            " convolutions and other simple steps");
   }
   return steps;
@@ -72,8 +72,8 @@ Graph resolve(const std::vector<Step>& steps, const std::vector<Value>& inputs, 
       if (graph.values[index(node.uses[k].value)].scale != in_scale * upscale)
         fail(Status::kBadModel, "step ", i, " (", step.op, "): input '", step.inputs[k],
              "' has another size than the output");
-    if (in_scale * upscale > kMaxScale)
-      fail(Status::kBadModel, "step ", i, " (", step.op, "): scale above ", kMaxScale);
+    if (in_scale * upscale > limits::kScale)
+      fail(Status::kBadModel, "step ", i, " (", step.op, "): scale above ", limits::kScale);
     if (node.rule->granule(node.spec) > 1 && (in_scale * upscale) % node.rule->granule(node.spec) != 0)
       fail(Status::kBadModel, "step ", i, " (", step.op, "): stride ", node.rule->granule(node.spec),
            " does not divide the scale ", in_scale * upscale);
@@ -88,7 +88,8 @@ Graph resolve(const std::vector<Step>& steps, const std::vector<Value>& inputs, 
   }
   graph.scale = graph.values.back().scale;
   if (unread.size() > 1) fail(Status::kBadModel, "the plan makes values that nothing reads");
-  if (radius(graph) > kMaxRadius) fail(Status::kBadModel, "the receptive radius is above ", kMaxRadius, " pixels");
+  if (radius(graph) > limits::kRadius)
+    fail(Status::kBadModel, "the receptive radius is above ", limits::kRadius, " pixels");
   return graph;
 }
 
@@ -103,7 +104,8 @@ int64_t reach(const Node& node) {
 
 Graph check_plan(const Plan& plan, const Weights& weights) {
   if (plan.domain != "y" && plan.domain != "rgb") fail(Status::kBadModel, "domain '", plan.domain, "' is not y or rgb");
-  if (plan.scale < 1 || plan.scale > kMaxScale) fail(Status::kBadModel, "scale ", plan.scale, " is not from 1 to 16");
+  if (plan.scale < 1 || plan.scale > limits::kScale)
+    fail(Status::kBadModel, "scale ", plan.scale, " is not from 1 to 16");
   if (plan.steps.empty()) fail(Status::kBadModel, "the plan has no steps");
   const int64_t planes = plan.domain == "y" ? 1 : 3;
   Graph graph = resolve(plan.steps, {{"lr", planes, 1}}, weights);
@@ -119,8 +121,8 @@ Graph check_step(const Step& step, const std::vector<int64_t>& channels, const W
   if (channels.empty() || channels.size() != step.inputs.size())
     fail(Status::kBadModel, step.op, ": ", step.inputs.size(), " inputs, channels of ", channels.size());
   for (int64_t c : channels)
-    if (c < 1 || c > kMaxChannels)
-      fail(Status::kBadModel, step.op, ": an input of ", c, " channels, expected 1 to ", kMaxChannels);
+    if (c < 1 || c > limits::kChannels)
+      fail(Status::kBadModel, step.op, ": an input of ", c, " channels, expected 1 to ", limits::kChannels);
   const Rule& rule = find_rule(step.op);
   const bool several = channels.size() > 1 && !rule.expand;
   const int64_t upscale = several ? rule.upscale(rule.parse(step, weights, channels)) : 1;

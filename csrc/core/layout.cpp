@@ -250,7 +250,7 @@ size_t bytes(const Program& program, const Layout& layout, const Ends& ends) {
 Layout choose_layout(const Program& program, int64_t h, int64_t w, const Ends& ends) {
   const int64_t scale = program.graph.scale, limit = program.options.memory_limit;
   if (h < 1 || w < 1) fail(Status::kBadInput, "an image of ", w, "x", h, " pixels is empty");
-  if (h > kMaxPixels / w / (scale * scale))
+  if (h > limits::kPixels / w / (scale * scale))
     fail(Status::kLimit, "an output of ", w * scale, "x", h * scale, " pixels is above the limit of 2^31");
   const auto fits = [&](const Layout& l) {
     return limit ? bytes(program, l, ends) <= static_cast<size_t>(limit) : l.planes_bytes <= kPlanesBytes;

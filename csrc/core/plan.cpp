@@ -2,6 +2,7 @@
 #include "core/plan.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 
 #include "core/status.h"
@@ -42,10 +43,11 @@ float float_param(const Step& step, const char* name, float fallback) {
   if (found == step.params.end()) return fallback;
   const int64_t* whole = std::get_if<int64_t>(&found->second);
   const double* value = std::get_if<double>(&found->second);
-  const float number = whole ? static_cast<float>(*whole) : value ? static_cast<float>(*value) : NAN;
-  if (!std::isfinite(number))
-    fail(Status::kBadModel, step.op, ": parameter '", name, "' must be a finite number of single precision");
-  return number;
+  const double number = whole ? static_cast<double>(*whole) : value ? *value : NAN;
+  // Kernels hold it as float32: a larger number would become infinity there.
+  if (!(std::abs(number) <= static_cast<double>(FLT_MAX)))
+    fail(Status::kBadModel, step.op, ": parameter '", name, "' must be a number that float32 can hold");
+  return static_cast<float>(number);
 }
 
 std::string choice_param(const Step& step, const char* name, const std::vector<std::string>& choices) {

@@ -48,6 +48,19 @@ Taps make_taps(int64_t in, int64_t out, double scale) {
 
 }  // namespace
 
+std::vector<CubicPhase> cubic_phases(int64_t scale, double place) {
+  std::vector<CubicPhase> phases(static_cast<size_t>(scale));
+  for (int64_t p = 0; p < scale; ++p) {
+    CubicPhase& phase = phases[static_cast<size_t>(p)];
+    const double u = (static_cast<double>(p) + place) / static_cast<double>(scale) - place;
+    phase.first = static_cast<int64_t>(std::floor(u - 2.0)) + 1;
+    double w[4], sum = 0;
+    for (int t = 0; t < 4; ++t) sum += w[t] = cubic(u - static_cast<double>(phase.first + t));
+    for (int t = 0; t < 4; ++t) phase.weight[t] = static_cast<float>(w[t] / sum);
+  }
+  return phases;
+}
+
 void resize_bicubic(const float* x, int64_t channels, int64_t h, int64_t w, float* out, int64_t oh, int64_t ow,
                     double scale, int threads) {
   const Taps rows = make_taps(h, oh, scale > 0 ? scale : static_cast<double>(oh) / static_cast<double>(h));

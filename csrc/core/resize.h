@@ -4,8 +4,16 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
+
+#include "core/pixel_rows.h"
 
 namespace fastsr {
+
+// The taps of output pixels 0 .. scale - 1, and of all that follow. Sample j of either side lies at j + `place` of a pixel's
+// width: 0.5, or 0.25 for chroma that lies in the column of the left of two pixels. The weights are those of
+// resize_bicubic to the bit.
+std::vector<CubicPhase> cubic_phases(int64_t scale, double place = 0.5);
 
 // x [channels, h, w] -> out [channels, oh, ow], both dense. Factors are oh / h and ow / w, or `scale` for both if it
 // is above 0 (MATLAB's imresize(x, scale), whose output size is rounded up). Antialiased when shrinking.

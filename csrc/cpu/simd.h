@@ -235,7 +235,9 @@ FASTSR_INLINE int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 #define FASTSR_CONCAT(a, b, c, d) FASTSR_CONCAT_(a, b, c, d)
 #define FASTSR_STRING_(s) #s
 #define FASTSR_STRING(s) FASTSR_STRING_(s)
-// FASTSR_KERNEL(conv2d) { "conv2d", ..., }: the one symbol a kernel file exports, named after op and ISA.
-#define FASTSR_KERNEL(op)                                                         \
-  extern const ::fastsr::Kernel FASTSR_CONCAT(fastsr_kernel_, op, _, FASTSR_ISA); \
-  const ::fastsr::Kernel FASTSR_CONCAT(fastsr_kernel_, op, _, FASTSR_ISA)
+// FASTSR_TABLE(Type, name) = {...}: the one symbol a kernel file exports, named after what it is for and the ISA.
+#define FASTSR_TABLE(Type, name)                                                  \
+  extern const ::fastsr::Type FASTSR_CONCAT(fastsr_kernel_, name, _, FASTSR_ISA); \
+  const ::fastsr::Type FASTSR_CONCAT(fastsr_kernel_, name, _, FASTSR_ISA)
+// FASTSR_KERNEL(conv2d) = {"conv2d", ...}: an op's.
+#define FASTSR_KERNEL(op) FASTSR_TABLE(Kernel, op)

@@ -8,6 +8,8 @@ namespace py = pybind11;
 
 void register_session(py::module_& m);
 void register_machine(py::module_& m);
+void register_model(py::module_& m);
+void register_pixels(py::module_& m);
 
 static void translate(std::exception_ptr p) {
   try {
@@ -36,8 +38,10 @@ static void translate(std::exception_ptr p) {
 }
 
 PYBIND11_MODULE(_core, m) {
-  m.doc() = "The C++ core: plans, kernels, threads.";
+  m.doc() = "The C++ core: model files, plans, kernels, threads.";
   py::register_exception_translator(translate);
   register_session(m);
   register_machine(m);
+  register_model(m);
+  register_pixels(m);
 }

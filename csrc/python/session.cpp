@@ -11,40 +11,14 @@
 #include "core/explain.h"
 #include "core/planes.h"
 #include "core/status.h"
+#include "plan.h"
+
+#include "python/pixels.h"
 
 namespace py = pybind11;
 using Array = py::array_t<float, py::array::c_style>;
 
 namespace {
-
-fastsr::Step to_step(const py::dict& d) {
-  fastsr::Step step;
-  step.op = d["op"].cast<std::string>();
-  step.inputs = d["inputs"].cast<std::vector<std::string>>();
-  step.out = d["out"].cast<std::string>();
-  step.weights = d["weights"].cast<std::map<std::string, std::string>>();
-  for (const auto& [key, value] : d["params"].cast<py::dict>()) {
-    fastsr::Param param;
-    if (py::isinstance<py::bool_>(value))
-      param = value.cast<bool>();
-    else if (py::isinstance<py::int_>(value))
-      param = value.cast<int64_t>();
-    else if (py::isinstance<py::float_>(value))
-      param = value.cast<double>();
-    else
-      param = value.cast<std::string>();
-    step.params[key.cast<std::string>()] = param;
-  }
-  return step;
-}
-
-fastsr::Plan to_plan(const py::dict& data) {
-  fastsr::Plan plan;
-  plan.domain = data["domain"].cast<std::string>();
-  plan.scale = data["scale"].cast<int64_t>();
-  for (const py::handle item : data["steps"]) plan.steps.push_back(to_step(py::cast<py::dict>(item)));
-  return plan;
-}
 
 fastsr::Weights to_weights(const std::map<std::string, Array>& arrays) {
   fastsr::Weights weights;
@@ -155,6 +129,31 @@ Array run(fastsr::Session& session, const Array& x, const std::vector<Array>& ot
   return out;
 }
 
+// Whether what the network gave was finite; if not, `out` holds anything.
+bool upscale(fastsr::Session& session, const PixelArray& given, PixelArray& out, const py::object& progress) {
+  const std::shared_ptr<const fastsr::Program> program = session.program();
+  const fastsr::Graph& graph = program->graph;
+  const int64_t channels = graph.values[0].channels;
+  const fastsr::Extent made = graph.extent(graph.out(), 1, 1);
+  if (graph.inputs != 1 || (channels != 1 && channels != 3) || made.channels != channels)
+    fastsr::fail(fastsr::Status::kBadInput, "a network of ", graph.inputs, " inputs, ", channels, " channels and ",
+                 made.channels, " out does not take images");
+  const fastsr::Domain domain = channels == 1 ? fastsr::Domain::kY : fastsr::Domain::kRgb;
+  out.check_writeable();
+  const auto source = fastsr::make_source(given.pixels, domain, program->isa);
+  const auto sink = fastsr::make_sink(given.pixels, out.pixels, domain, graph.scale, program->isa);
+  Watcher watcher(progress);
+  try {
+    py::gil_scoped_release release;
+    session.run({source.get()}, given.pixels.height, given.pixels.width, *sink, std::ref(watcher));
+    sink->finish(program->threads);
+  } catch (const fastsr::Error&) {
+    watcher.rethrow();
+    throw;
+  }
+  return sink->finite();
+}
+
 py::dict to_dict(const fastsr::StepFacts& facts) {
   py::dict row;
   row["op"] = facts.op;
@@ -237,6 +236,7 @@ void register_session(py::module_& m) {
           "replace",
           [](fastsr::Session& s, const std::map<std::string, Array>& weights) { s.replace(to_weights(weights)); },
           py::arg("weights"))
+      .def("upscale", &upscale, py::arg("given"), py::arg("out"), py::arg("progress") = py::none())
       .def("explain", &explain, py::arg("h"), py::arg("w"))
       .def(
           "flops",

@@ -22,8 +22,9 @@ from torch.nn import functional as F
 
 from fastsr.benchmark import best, natural
 from fastsr.benchmark.natural import Stage, Values, Wrap
-from fastsr.executors import stages
-from fastsr.executors.gpu import PRECISIONS, GpuExecutor, PreparedGpu
+from fastsr.gpu import stages
+from fastsr.gpu.gpu import GpuExecutor, PreparedGpu
+from fastsr.gpu.stages import PRECISIONS
 from fastsr.ops import conv2d
 from fastsr.plan import INPUT, OUTPUT, Plan, Step
 
@@ -35,7 +36,7 @@ ANCHORED = "anchored_regression"
 def eager(plan: Plan, weights: Mapping[str, np.ndarray], precision: str, device: str) -> PreparedGpu:
     """A GPU executor whose only backend is torch; the first image of a size chooses among each op's variants."""
     (prepared,) = GpuExecutor("torch", ("torch",)).prepare(plan, weights, precision=precision, device=device).members
-    dtype = getattr(torch, PRECISIONS[precision])
+    dtype = PRECISIONS[precision]
     tensors = {name: torch.from_numpy(np.array(value, np.float32)).to(device) for name, value in weights.items()}
     for i, stage in enumerate(prepared.stages):
         (step,) = stage.steps
@@ -62,7 +63,7 @@ def compiled(
     mode: str | None = None,  # of torch.compile
 ) -> Run:
     """The plan through torch.compile."""
-    dtype = getattr(torch, PRECISIONS[precision])
+    dtype = PRECISIONS[precision]
 
     exact = {name for step in plan.steps if step.op in stages.IMAGES_ONLY for name in step.weights.values()}
 

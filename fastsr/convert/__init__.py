@@ -6,15 +6,17 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastsr import modelfile
-from fastsr.errors import DeviceError, InputError
+from fastsr import _core, modelfile
+from fastsr.errors import DeviceError, InputError, ModelError
 from fastsr.modelfile import ModelFile
 from fastsr.plan import Plan
 
@@ -37,6 +39,31 @@ class Converted:
     config: Mapping[str, Any]
     licence: str
     recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_file(path: Path) -> None:
+    """Raise ModelError unless `path` is a regular file of a size that a checkpoint may have."""
+    try:
+        info = path.stat()
+        with open(path, "rb") if stat.S_ISREG(info.st_mode) else nullcontext():
+            pass
+    except (OSError, ValueError) as e:
+        raise ModelError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}") from None
+    if not stat.S_ISREG(info.st_mode):
+        raise ModelError(f"{path}: not a regular file")
+    most = _core.MODEL_LIMITS["file_bytes"]
+    if info.st_size > most:
+        raise ModelError(f"{path}: {info.st_size} bytes, the limit for a checkpoint is {most}")
+
+
+def _plain(path: Path, found: Converted) -> Converted:
+    """`found` with weights that are dense, float32 and finite, or ModelError."""
+    weights = {}
+    for name, value in found.weights.items():
+        weights[name] = np.ascontiguousarray(value, dtype=np.float32)
+        if not np.isfinite(weights[name]).all():
+            raise ModelError(f"{path}: '{name}' holds NaN, infinity or numbers that float32 cannot hold")
+    return replace(found, weights=weights)
 
 
 def scale_of(path: Path, scale: int | None) -> int:
@@ -72,12 +99,13 @@ def read(path: str | Path, format: str | None = None, scale: int | None = None) 
     try:
         format = format or format_of(path)
         reader = importlib.import_module(f"fastsr.convert.{format}")
-        found: Converted = reader.read(path, scale)
+        with np.errstate(all="ignore"):  # what is not finite in float32 is refused below
+            found: Converted = reader.read(path, scale)
     except ModuleNotFoundError as e:
         raise DeviceError(f"converting {path.name} needs {e.name}: pip install 'fastsr[train]'") from None
     if scale not in (None, found.plan.scale):
         raise InputError(f"{path} is for scale {found.plan.scale}, not {scale}: leave the scale out")
-    return found
+    return _plain(path, found)
 
 
 def as_model(path: str | Path, scale: int | None = None) -> ModelFile:

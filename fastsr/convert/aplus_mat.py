@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -26,14 +27,15 @@ def read(path: Path, scale: int | None = None) -> Converted:
     from fastsr.families.annet import ANNet
 
     cells = matlab.field(path, matlab.load(path), "Aplus_PPs", WHOSE)
-    cells = cells[0, 0] if cells.size == 1 else cells
-    try:
-        projections = np.stack([np.asarray(p, dtype=np.float64) for p in cells.ravel()])
-    except (TypeError, ValueError):
-        raise ModelError(f"{path}: Aplus_PPs does not hold matrices of one size") from None
-    count, pixels, n1 = projections.shape if projections.ndim == 3 else (0, 0, 0)
+    while isinstance(cells, np.ndarray) and cells.dtype == object and cells.size == 1:
+        cells = cells.item()
+    parts = list(cells.ravel()) if isinstance(cells, np.ndarray) and cells.dtype == object else []
+    if not parts or not all(_is_matrix(part) and part.shape == parts[0].shape for part in parts):
+        raise ModelError(f"{path}: Aplus_PPs does not hold matrices of one size")
+    projections = np.stack(parts).astype(np.float64)
+    count, pixels, n1 = projections.shape
     scale = math.isqrt(pixels // 9)
-    if scale < 2 or 9 * scale * scale != pixels:
+    if not 2 <= scale <= 8 or 9 * scale * scale != pixels:
         raise ModelError(f"{path}: regressors of shape {projections.shape[1:]} are not those of a 3s x 3s patch")
     filters, atoms = _dictionary(path.parent, scale)
     if atoms.shape != (count, n1):
@@ -54,14 +56,19 @@ def _dictionary(folder: Path, scale: int) -> tuple[np.ndarray, np.ndarray]:  # [
     if not found:
         raise ModelError(f"{folder}: no conf_*x{scale}.mat there: put the authors' dictionary beside the regressors")
     conf = matlab.field(found[0], matlab.load(found[0]), "conf", WHOSE)
-    try:
-        basis, atoms = conf["V_pca"][0, 0].astype(np.float64), conf["dict_lores"][0, 0].astype(np.float64).T
-        basis = _rows(basis.reshape(4, 9 * scale * scale, -1), 1, scale)
-    except (IndexError, KeyError, TypeError, ValueError, AttributeError):
-        raise ModelError(f"{found[0]}: conf.V_pca or conf.dict_lores is missing or has an unexpected shape") from None
+    basis, atoms = (conf.get(name) if isinstance(conf, dict) else None for name in ("V_pca", "dict_lores"))
+    pixels = 9 * scale * scale
+    if not (_is_matrix(basis) and _is_matrix(atoms) and basis.shape == (4 * pixels, atoms.shape[0])):
+        raise ModelError(f"{found[0]}: conf.V_pca or conf.dict_lores is missing or has an unexpected shape")
+    basis = _rows(basis.astype(np.float64).reshape(4, pixels, -1), 1, scale)
+    atoms = atoms.astype(np.float64).T
     raw = raw_filters(scale).numpy()
     filters = np.einsum("kn,kij->nij", basis.reshape(len(raw), -1), raw)
     return filters, atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+
+
+def _is_matrix(value: object) -> TypeGuard[np.ndarray]:
+    return isinstance(value, np.ndarray) and value.dtype != object and value.ndim == 2 and value.size > 0
 
 
 def _rows(a: np.ndarray, axis: int, scale: int) -> np.ndarray:

@@ -26,7 +26,7 @@ def read(path: Path, scale: int | None = None) -> Converted:
 
     data = matlab.load(path)
     w1, w2, w3, b1, b2, b3 = (
-        matlab.field(path, data, f"{kind}_conv{i}", "the SRCNN authors'").astype(np.float32)
+        matlab.numbers(path, data, f"{kind}_conv{i}", "the SRCNN authors'").astype(np.float32)
         for kind in ("weights", "biases")
         for i in (1, 2, 3)
     )

@@ -8,13 +8,17 @@ configuration are read from names and shapes. Only weights are unpickled (`weigh
 from __future__ import annotations
 
 import itertools
+import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastsr.convert import Converted, scale_of
+from fastsr import _core
+from fastsr.convert import Converted, check_file, scale_of
 from fastsr.errors import ModelError
 
+MAX_BYTES = _core.MODEL_LIMITS["weight_bytes"]
 WRAPPERS = ("state_dict", "model_state_dict", "params_ema", "params", "model", "net", "ema", "generator")
 EXPECTED = (
     "SRCNN (3 or more Conv2d weights in a row, k x k with odd k, from 1 or 3 channels to as many), "
@@ -33,6 +37,14 @@ def read(path: Path, scale: int | None = None) -> Converted:
 def _state(path: Path) -> dict[str, Any]:
     import torch
 
+    check_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        unpacked = 0  # an old checkpoint, which is no archive
+    if unpacked > MAX_BYTES:
+        raise ModelError(f"{path}: unpacks to {unpacked} bytes, the limit is {MAX_BYTES}")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as e:
@@ -48,7 +60,35 @@ def _state(path: Path) -> dict[str, Any]:
             found = inner
     if not isinstance(found, Mapping):
         raise ModelError(f"{path}: holds a {type(found).__name__}, not a state dict: expected {EXPECTED}")
-    return {str(k).removeprefix("module."): v for k, v in found.items() if isinstance(v, torch.Tensor)}
+    state = {str(k).removeprefix("module."): v for k, v in found.items() if isinstance(v, torch.Tensor)}
+    total = 0
+    for name, tensor in state.items():
+        if problem := _problem(tensor):
+            raise ModelError(f"{path}: tensor '{name[:60]}' {problem}: expected plain dense numbers")
+        total += 4 * tensor.numel()
+    if total > MAX_BYTES:
+        raise ModelError(f"{path}: its tensors take {total} bytes as float32, the limit is {MAX_BYTES}")
+    return state
+
+
+def _problem(tensor: Any) -> str:
+    """Why a tensor cannot be a weight; "" where it can."""
+    import torch
+
+    if tensor.is_quantized:
+        return "is quantised"
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return "is sparse or nested"
+    if tensor.device.type != "cpu":
+        return f"has no numbers (device {tensor.device.type})"
+    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64):
+        return f"is of {tensor.dtype}"
+    if tensor.numel() == 0:
+        return "is empty"
+    # A file of a few bytes can claim any size by strides of 0.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f"of {list(tensor.shape)} repeats its numbers"
+    return ""
 
 
 def _srcnn(path: Path, state: Mapping[str, Any], scale: int | None) -> Converted:
@@ -62,7 +102,7 @@ def _srcnn(path: Path, state: Mapping[str, Any], scale: int | None) -> Converted
     biases = [state.get(name.removesuffix("weight") + "bias") for name, _ in weights]
     full = all(b is not None and b.shape == (s[0],) for b, s in zip(biases, shapes, strict=True))
     if len(shapes) < 3 or not (chained and square and ends and full) or len(state) != 2 * len(shapes):
-        names = ", ".join(f"{k} {list(v.shape)}" for k, v in list(state.items())[:4])
+        names = ", ".join(f"{k[:60]} {list(v.shape)}" for k, v in list(state.items())[:4])
         raise ModelError(f"{path}: not recognised (it holds {names or 'no tensors'} ...): expected {EXPECTED}")
     own = [name for name, _ in weights] == [f"convs.{i}.weight" for i in range(len(weights))]
     sizes = [s[2] for s in shapes]
@@ -83,16 +123,28 @@ def _srcnn(path: Path, state: Mapping[str, Any], scale: int | None) -> Converted
 
 
 def _annet(path: Path, state: Mapping[str, Any]) -> Converted:
-    import math
-
     from fastsr.families.annet import ANNet
 
+    convs = [state[k] for k in sorted(k for k in state if k.startswith("integration.") and k.endswith("weight"))]
+    sizes = tuple(int(w.shape[-1]) for w in convs)
+    maps = int(convs[0].shape[0]) if convs else 64
+    # All shapes are compared before a model of that size is made.
+    channels = [1] + [maps] * (len(sizes) - 1) + [1]
+    shapes = [(channels[i + 1], channels[i], k, k) for i, k in enumerate(sizes)]
+    count, pixels, n1 = state["projections"].shape if state["projections"].ndim == 3 else (0, 0, 0)
+    scale = math.isqrt(pixels // 9)
+    fits = (
+        2 <= scale <= 8
+        and pixels == 9 * scale * scale
+        and state["atoms"].shape == (count, n1)
+        and [tuple(w.shape) for w in convs] == shapes
+        and "filters" in state
+        and state["filters"].shape == (n1, 5 * scale, 5 * scale)
+    )
+    if not fits:
+        raise ModelError(f"{path}: looks like ANNet but its tensors do not have the shapes of ANNet's")
+    model = ANNet(scale, sizes, maps, count, n1)
     try:
-        count, pixels, n1 = state["projections"].shape
-        scale = math.isqrt(pixels // 9)
-        convs = [state[k] for k in sorted(k for k in state if k.startswith("integration.") and k.endswith("weight"))]
-        sizes = tuple(int(w.shape[-1]) for w in convs)
-        model = ANNet(scale, sizes, int(convs[0].shape[0]) if convs else 64, count, n1)
         model.load_state_dict(dict(state))
     except (KeyError, ValueError, RuntimeError, TypeError) as e:
         first = str(e).strip().splitlines()[0]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Executors run plans: `cpu` (the C++ core), `reference` (torch, the slow twin), on a GPU `gpu`, `triton` and `cuda`."""
+"""Executors run plans: `cpu` (the C++ core), `reference` (torch, the slow twin), on a GPU `gpu`, `triton` and `cuda`.
+
+The last three live in fastsr.gpu, which is imported when one of them is asked for.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from fastsr.engine import Engine, Job
 from fastsr.errors import DeviceError
+from fastsr.executors import devices
 from fastsr.plan import Plan
 
 EXECUTORS = ("cpu", "reference", "gpu", "triton", "cuda")
@@ -40,6 +45,10 @@ class Prepared(Protocol):
         """What each step will do for an h x w input: op, shape, radius, flops, bytes, who runs it."""
         ...
 
+    def engine(self, job: Job) -> Engine:
+        """What takes whole images to this network."""
+        ...
+
 
 class Executor(Protocol):
     name: str
@@ -62,10 +71,14 @@ class Executor(Protocol):
 
 
 def get(name: str) -> Executor:
-    """The executor of that name. Raises DeviceError with the list of names."""
+    """The executor of that name. Raises DeviceError with the list of names, or with the package that it lacks."""
     if name not in EXECUTORS:
         raise DeviceError(f"executor {name!r} is not one of {', '.join(EXECUTORS)}")
-    return cast(Executor, importlib.import_module(f"fastsr.executors.{name}").EXECUTOR)
+    if name not in GPU:
+        return cast(Executor, importlib.import_module(f"fastsr.executors.{name}").EXECUTOR)
+    if reason := devices.not_installed():
+        raise DeviceError(f"executor {name!r}: {reason}")
+    return cast(Executor, importlib.import_module(f"fastsr.gpu.{name}").EXECUTOR)
 
 
 def choose(device: str, name: str) -> tuple[Executor, dict[str, str], str]:
@@ -73,9 +86,8 @@ def choose(device: str, name: str) -> tuple[Executor, dict[str, str], str]:
 
     Also returns what else its prepare is given, and why the CPU was taken where "auto" found no GPU. Raises DeviceError.
     """
-    from fastsr.executors import devices
-
-    if device not in ("auto", "cpu") and not devices.DEVICE.fullmatch(device):
+    known = isinstance(device, str) and (device in ("auto", "cpu") or devices.DEVICE.fullmatch(device))
+    if not known:
         raise DeviceError(f"device {device!r} is not one of auto, cpu, cuda, cuda:1, cuda:0,1, cuda:all")
     if name != "auto" and name not in GPU:
         if device not in ("auto", "cpu"):

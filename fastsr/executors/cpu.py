@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from fastsr import _core
+from fastsr.engine import Job
 from fastsr.errors import DeviceError
+from fastsr.host import HostEngine, Progress
 from fastsr.plan import Plan
 
 PRECISIONS = ("fp32", "bf16")
@@ -22,11 +24,17 @@ class PreparedCpu:
         self.radius = session.radius
         self.isa = session.isa
 
-    def run(self, x: np.ndarray) -> np.ndarray:
-        return self.session.run(np.ascontiguousarray(x, dtype=np.float32))
+    def run(self, x: np.ndarray, progress: Progress = None) -> np.ndarray:
+        return self.session.run(np.ascontiguousarray(x, dtype=np.float32), progress=progress)
+
+    def upscale(self, given: _core.Pixels, out: _core.Pixels, progress: Progress = None) -> bool:
+        return self.session.upscale(given, out, progress)
 
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
         return self.session.explain(h, w)
+
+    def engine(self, job: Job) -> HostEngine:
+        return HostEngine(self, job)
 
 
 class CpuExecutor:

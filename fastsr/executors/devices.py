@@ -37,11 +37,18 @@ def each(device: str) -> list[str]:
     return [f"{kind}:{index}" for index in which.split(",")] if which else [device]
 
 
-def missing(device: str) -> str | None:
-    """What a GPU executor lacks to run on `device`, and what to do about it; None where it can."""
+def not_installed() -> str | None:
+    """Which package the GPU executors lack."""
     for package in ("torch", "triton"):
         if importlib.util.find_spec(package) is None:
             return f"{package} is not installed: pip install 'fastsr[gpu]'"
+    return None
+
+
+def missing(device: str) -> str | None:
+    """What a GPU executor lacks to run on `device`, and what to do about it; None where it can."""
+    if reason := not_installed():
+        return reason
     if device == "cpu":
         return None if interpreted() else "Triton kernels run on a CPU only with TRITON_INTERPRET=1, for tests"
     if not DEVICE.fullmatch(device):

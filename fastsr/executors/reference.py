@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from fastsr import _core
+from fastsr.engine import Job
 from fastsr.errors import DeviceError, ModelError
+from fastsr.host import HostEngine, Progress, by_planes
 from fastsr.ops import OPS
 from fastsr.plan import INPUT, OUTPUT, Plan
 
@@ -29,7 +31,10 @@ class PreparedReference:
         self.radius = self.session.radius
         self.isa = "torch"
 
-    def run(self, x: np.ndarray) -> np.ndarray:
+    def upscale(self, given: _core.Pixels, out: _core.Pixels, progress: Progress = None) -> bool:
+        return by_planes(self.run, given, out, self.plan.domain, self.plan.scale)
+
+    def run(self, x: np.ndarray, progress: Progress = None) -> np.ndarray:
         import torch
 
         values = {INPUT: torch.from_numpy(np.array(x))[None].to(self.dtype)}
@@ -44,6 +49,9 @@ class PreparedReference:
 
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
         return [row | {"who": "reference/torch"} for row in self.session.explain(h, w)]
+
+    def engine(self, job: Job) -> HostEngine:
+        return HostEngine(self, job)
 
 
 class ReferenceExecutor:

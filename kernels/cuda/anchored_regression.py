@@ -144,3 +144,13 @@ def launch(
     weights = (packed.filters, packed.atoms, packed.projections)
     packed.kernel(blocks, runtime.arguments(x, base, *weights, out, n, h, w, packed.atoms.shape[0] * CHUNK))
     return out
+
+
+def candidates(packed: Packed, device: torch.device) -> tuple[()]:
+    """There is one configuration."""
+    return ()
+
+
+def scratch(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], size: int) -> int:
+    """Nothing is held beside inputs and output."""
+    return 0

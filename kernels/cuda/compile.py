@@ -20,6 +20,18 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastsr.errors import DeviceError
+else:
+    try:
+        from fastsr.errors import DeviceError
+    except ImportError:  # CMake compiles kernels before there is a fastsr to import
+
+        class DeviceError(Exception):
+            """Stands in for fastsr's."""
+
 
 HERE = Path(__file__).parent
 AHEAD_OF_TIME = HERE / "cubins"
@@ -40,8 +52,15 @@ THREADS = 256
 """of a block, where an instance says nothing else"""
 
 
-class KernelError(RuntimeError):
-    """A kernel cannot be compiled, loaded or launched; the message says why and what to do."""
+class KernelError(DeviceError, RuntimeError):
+    """A kernel cannot be compiled, loaded or launched; the message says why and what to do. `log` is the compiler's.
+
+    A RuntimeError too, as torch's own failures on a device are: who tries another kernel catches both by one name.
+    """
+
+    def __init__(self, message: str, log: str = "") -> None:
+        super().__init__(message)
+        self.log = log
 
 
 @dataclass(frozen=True)
@@ -134,7 +153,9 @@ def nvrtc(instance: Instance, arch: str, extra: Iterable[str] = ()) -> tuple[byt
         return library.getCUBIN(program), library.getProgramLog(program)
     except library.NVRTCError as error:
         log = library.getProgramLog(program)
-        raise KernelError(f"{version} cannot compile {source.name} for {arch}: {error}\n{log}") from None
+        raise KernelError(
+            f"{version} cannot compile {source.name} for {arch}: {error}: {_first_error(log)}", log
+        ) from None
     finally:
         library.destroyProgram(program)
 
@@ -147,8 +168,15 @@ def nvcc(instance: Instance, arch: str, to: Path, compiler: str = "nvcc") -> str
         [*command, f"-I{HERE}", str(HERE / f"{instance.source}.cu"), "-o", str(to)], capture_output=True, text=True
     )
     if result.returncode:
-        raise KernelError(f"{' '.join(command)} of {instance.source}.cu failed:\n{result.stderr}")
+        why = _first_error(result.stderr)
+        raise KernelError(f"{' '.join(command)} of {instance.source}.cu failed: {why}", result.stderr)
     return result.stderr
+
+
+def _first_error(log: str) -> str:
+    """The line of a compiler's log that says what is wrong."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line), lines[0] if lines else "no log")
 
 
 def shipped(arch: str) -> list[Instance]:

@@ -119,3 +119,13 @@ def launch(
     arguments = runtime.arguments(x, packed.w1, packed.b1, packed.w3, packed.b3, out, n, h, w, runtime.slope_of(params))
     packed.kernel(min(tiles(n, h, w), packed.on.processors), arguments)
     return out
+
+
+def candidates(packed: Packed, device: torch.device) -> tuple[()]:
+    """There is one configuration."""
+    return ()
+
+
+def scratch(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], size: int) -> int:
+    """Nothing is held beside inputs and output."""
+    return 0

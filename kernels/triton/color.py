@@ -4,14 +4,14 @@
 
 shapes   packed [N, H, W, C] of any strides, uint8, uint16 or fp32; C = 1 to 4: gray, gray + alpha, RGB, RGBA
          net [N, 1 or 3, H, W] fp32, the channels of a pixel together   rest [N, K, H, W] fp32, plane after plane
-         matrix [3, 4] fp32: RGB -> YCbCr or back, the offset last; only where the network reads Y of colours
+         matrix [3, 4] fp32: RGB -> YCbCr or back, the offset last; only where the network reads Y
 work     split: one program = BLOCK pixels in the order of memory. join: one program = ROWS x BLOCK pixels, of each
          channel of rest 16 reads, most of them from L1: enlarged chroma is never in memory
 cost     RGB of 8 bit around a network on Y, bytes in HBM: split 3 + 12 a pixel of the input; join 4 + 3 and 8 / s s a
          pixel of the output, and about 100 FLOP: bound by HBM. Not measured on a GPU.
 
-The rules are those of fastsr.image and fastsr.color: integers are divided by their largest value, exactly, and come back
-as floor(levels clip(v) + 1/2). No product is contracted with a sum, so that pixels are the interpreter's.
+The rules are those of csrc/core/pixels: integers are divided by their largest value, exactly, and come back as
+floor(levels clip(v) + 1/2). No product is contracted with a sum, so that pixels are the interpreter's.
 """
 
 from __future__ import annotations
@@ -70,9 +70,11 @@ def color_split(
             tl.store(net, affine(matrix_ptr, a, b, c), mask=inside)
             tl.store(rest, affine(matrix_ptr + 4, a, b, c), mask=inside)
             tl.store(rest + pixels, affine(matrix_ptr + 8, a, b, c), mask=inside)
-    else:
+    elif NET == 3:
         for k in tl.static_range(NET):
             tl.store(net + k, a, mask=inside)
+    else:  # gray is RGB of equal channels
+        tl.store(net, affine(matrix_ptr, a, a, a), mask=inside)
     if C % 2 == 0:
         d = tl.load(at + (C - 1) * sc, mask=inside, other=0).to(tl.float32)
         if LEVELS > 0:
@@ -114,6 +116,8 @@ def color_join(
         a = affine(matrix_ptr, v, cb, cr)
         b = affine(matrix_ptr + 4, v, cb, cr)
         c = affine(matrix_ptr + 8, v, cb, cr)
+    else:
+        a = a * 1.1643835616438356 - 0.0730593607305936  # 255 / 219, 16 / 219: gray is RGB without chroma
     finite = tl.min(tl.min(tl.where(inside, finite.to(tl.int32), 1), 1), 0)
     tl.store(bad_ptr + 1, 1, mask=finite == 0)
     tl.store(out, level(a, LEVELS).to(y_ptr.dtype.element_ty), mask=inside)

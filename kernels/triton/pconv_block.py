@@ -228,3 +228,8 @@ def launch(
         packed.precision, *packed.w3.stride()[1:], g.k if packed.scale is not None else 0, **g.how,
     )  # fmt: skip
     return out
+
+
+def scratch(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], size: int) -> int:
+    """Nothing is held beside inputs and output."""
+    return 0

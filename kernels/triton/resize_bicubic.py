@@ -93,3 +93,13 @@ def launch(
     grid = (triton.cdiv(h * scale, ROWS), triton.cdiv(w * scale * c, BLOCK), n)
     bicubic[grid](x, packed.taps, out, h, w, *x.stride(), c, scale, ROWS, BLOCK)
     return out
+
+
+def candidates(packed: Packed, device: torch.device) -> tuple[()]:
+    """There is one configuration."""
+    return ()
+
+
+def scratch(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], size: int) -> int:
+    """Nothing is held beside inputs and output."""
+    return 0

@@ -64,3 +64,13 @@ def launch(
         x, packed.scale, packed.shift, out, x.numel(), c, packed.scale is not None, BLOCK
     )
     return out
+
+
+def candidates(packed: Packed, device: torch.device) -> tuple[()]:
+    """There is one configuration."""
+    return ()
+
+
+def scratch(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], size: int) -> int:
+    """Nothing is held beside inputs and output."""
+    return 0

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from fastsr.errors import FastsrError
 from fastsr.kernels.cuda import cista, compile, layout, pconv_block
 from fastsr.kernels.cuda.compile import SHARED_BYTES, TARGETS, Instance, KernelError
 
@@ -180,8 +181,11 @@ def test_failures_have_messages(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip(reason)
     with pytest.raises(KernelError, match=r"does not know sm_10, only sm_"):
         compile.nvrtc(OTHERS[0], "sm_10")
-    with pytest.raises(KernelError, match=r"cannot compile pconv_block.cu for sm_80.*\n.*channels of a tile"):
+    with pytest.raises(KernelError, match=r"cannot compile pconv_block.cu for sm_80.*channels of a tile") as e:
         compile.nvrtc(Instance("pconv_block", (("T", "Bf16"), ("C", 40), ("M", 16), ("STAGES", 2))), "sm_80")
+    assert isinstance(e.value, FastsrError)
+    assert "\n" not in str(e.value)
+    assert "channels of a tile" in e.value.log
     monkeypatch.setitem(sys.modules, "cupy.cuda", None)
     compile.nvrtc_version.cache_clear()
     with pytest.raises(KernelError, match=r"pip install 'fastsr\[gpu\]'"):

@@ -12,7 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 from fastsr import executors  # noqa: E402
-from fastsr.executors import devices, tuning  # noqa: E402
+from fastsr.executors import devices  # noqa: E402
+from fastsr.gpu import tuning  # noqa: E402
 from fastsr.kernels.cuda import runtime  # noqa: E402
 from fastsr.kernels.cuda.compile import KernelError  # noqa: E402
 from fastsr.plan import Plan  # noqa: E402

@@ -16,10 +16,10 @@ pytest.importorskip("triton")
 
 from fastsr import DeviceError, executors  # noqa: E402
 from fastsr.evaluate import evaluate_folder  # noqa: E402
-from fastsr.executors import fp8, tuning  # noqa: E402
-from fastsr.executors.gpu import GpuExecutor, PreparedGpu  # noqa: E402
 from fastsr.families.btsrn import BTSRN  # noqa: E402
 from fastsr.families.crnet import CRNetA, CRNetB  # noqa: E402
+from fastsr.gpu import fp8, tuning  # noqa: E402
+from fastsr.gpu.gpu import GpuExecutor, PreparedGpu  # noqa: E402
 from fastsr.testing import rng, script  # noqa: E402
 
 
@@ -80,7 +80,7 @@ def test_tuning_compares_with_what_e4m3_resolves(device: Any, tmp_path: Path) ->
     made.choices = tuning.Choices(device, tmp_path / "tuning.json")
     (at,) = [i for i, stage in enumerate(made.stages) if stage.steps[0].op == "cista"]
     stage = made.stages[at]
-    assert stage.key.endswith("float16 fp8")
+    assert stage.precision == "fp8"
     x = torch.from_numpy(rng(1).random((1, 16, 4, 6), dtype=np.float32)).half().to(device)
     (way,) = stage.ways
     few = replace(stage, ways=(replace(way, configs=lambda packed: way.configs(packed)[:2]),))

@@ -17,13 +17,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from fastsr import DeviceError, InputError, LimitError, executors, load  # noqa: E402
-from fastsr.executors import devices, tuning  # noqa: E402
-from fastsr.executors.gpu import PreparedGpu  # noqa: E402
-from fastsr.executors.stages import Candidate  # noqa: E402
+from fastsr.executors import devices  # noqa: E402
 from fastsr.families.annet import ANNet  # noqa: E402
 from fastsr.families.btsrn import BTSRN  # noqa: E402
 from fastsr.families.crnet import CRNetA, CRNetB  # noqa: E402
 from fastsr.families.srcnn import SRCNN  # noqa: E402
+from fastsr.gpu import tuning  # noqa: E402
+from fastsr.gpu.gpu import PreparedGpu  # noqa: E402
+from fastsr.gpu.stages import Candidate  # noqa: E402
 from fastsr.testing import TOLERANCE, assert_matches, rng  # noqa: E402
 
 FAMILIES: dict[str, Callable[[], Any]] = {
@@ -398,7 +399,7 @@ def broken() -> Any:
 
 
 def test_a_cpu_has_nothing_to_tune(small_model: Callable[..., Path]) -> None:
-    with pytest.raises(DeviceError, match="'cpu' has nothing to tune"):
+    with pytest.raises(DeviceError, match="nothing to tune on the CPU"):
         load(small_model(), device="cpu").tune(4, 4)
 
 

@@ -174,7 +174,7 @@ def anchors_of(x: torch.Tensor, weights: dict[str, torch.Tensor], device: Any) -
 
 
 def test_anchors_are_those_of_fp32(device: Any) -> None:
-    """Equal to float64's but where two scores differ by less than fp32 resolves (DESIGN: 1e-5 relative)."""
+    """Equal to float64's but where two scores differ by less than fp32 resolves (1e-5 relative)."""
     weights = tensors(2, 30, 300, 3)
     x = torch.from_numpy(rng(1).random((1, 1, 24, 25), dtype=np.float32))
     found = anchors_of(x, weights, device).flatten()
