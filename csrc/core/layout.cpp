@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/layout.h"
 
+#include "core/guard.h"
 #include "core/limits.h"
 #include "core/memory.h"
 #include "core/status.h"
@@ -11,14 +12,14 @@ namespace fastsr {
 
 namespace {
 
-constexpr size_t kSlack = 64;        // floats that kernels may read past a row (core/kernel.h)
 constexpr int64_t kInputSlack = 16;  // floats that a Source may write past a row (core/io.h)
 constexpr size_t kPlanesBytes = size_t{128} << 20;
 constexpr int64_t kHalo = 16;  // a strip has at least so many times the radius: an eighth of the work twice at most
 constexpr int64_t kLeastTile = 8, kLeastAskedTile = 16;
 constexpr int64_t kBeyondCaches = int64_t{48} << 20;
 
-size_t buffer_bytes(int64_t floats) { return aligned(sizeof(float) * (static_cast<size_t>(floats) + kSlack)); }
+// Kernels may read 64 floats past a row (core/kernel.h): the guard.
+size_t buffer_bytes(int64_t floats) { return aligned(sizeof(float) * static_cast<size_t>(floats)) + kGuard; }
 
 int64_t row_stride_of(int64_t w) { return (w + 15) / 16 * 16; }
 
@@ -145,8 +146,9 @@ void place_buffers(const Program& program, const Segment& segment, const Sizes& 
     if (buffer.value == segment.out && !keeps_output) continue;         // written where it lies
     const int64_t row = row_stride_of(most.buffer[b].width + (buffer.origin == Buffer::kInput ? kInputSlack : 0));
     const int64_t channel = channel_stride_of(most.buffer[b].height, row);
-    layout.buffers[b] = {top, row, channel};
-    top += buffer_bytes(program.stored[index(buffer.value)] * channel);
+    const size_t end = top + buffer_bytes(program.stored[index(buffer.value)] * channel);
+    layout.buffers[b] = {top, end, row, channel};
+    top = end;
   }
   layout.kernel_scratch = top;
   size_t scratch = 0;
@@ -156,7 +158,7 @@ void place_buffers(const Program& program, const Segment& segment, const Sizes& 
     scratch = std::max(scratch, launch.kernel->scratch_bytes(launch.spec, {0, 0, in.height, in.width},
                                                              {0, 0, made.height, made.width}));
   }
-  layout.bytes = top + aligned(scratch);
+  layout.bytes = top + aligned(scratch) + kGuard;
 }
 
 Layout make_layout(const Program& program, int64_t h, int64_t w, int64_t tile_h, int64_t tile_w, const Ends& ends) {

@@ -11,7 +11,7 @@ namespace fastsr {
 
 // A buffer's place in a worker's scratch.
 struct Placement {
-  size_t offset = 0;
+  size_t offset = 0, end = 0;  // the last kGuard bytes are its guard
   int64_t row_stride = 0, channel_stride = 0;
 };
 
@@ -19,7 +19,7 @@ struct SegmentLayout {
   int64_t height, width, band;     // of a task's tile of the output, in pixels; rows of it that are made at a time
   std::vector<Placement> buffers;  // as Segment::buffers
   size_t kernel_scratch;           // offset of what a kernel works in; it does not outlive a step
-  size_t bytes;                    // of a worker's scratch
+  size_t bytes;                    // of a worker's scratch; the last kGuard are the guard of what a kernel works in
   double share;                    // of the whole work
 };
 

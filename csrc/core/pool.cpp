@@ -19,6 +19,10 @@
 namespace fastsr {
 namespace {
 
+// Of a worker's stack. Kernels keep a few kB there, their buffers lie in the session's memory; the system's 8 MB, of
+// address space only, are what a limit on it (ulimit -v) counts.
+constexpr size_t kStack = size_t{1} << 20;
+
 // One worker's rest, [begin, end) in one word so that taking and stealing are each one compare-and-swap.
 struct alignas(64) Share {
   std::atomic<uint64_t> range{0};
@@ -94,10 +98,9 @@ class Pool {
   void run(Job& job) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      while (threads_ < static_cast<int>(job.shares.size()) - 1) {
-        std::thread([this] { loop(); }).detach();
-        ++threads_;
-      }
+      // The system may have no thread left to give (a container's limit on tasks or memory): those there are, at worst the
+      // caller alone, do the whole job.
+      while (threads_ < static_cast<int>(job.shares.size()) - 1 && start()) ++threads_;
       jobs_.push_back(&job);
     }
     wake_.notify_all();
@@ -108,6 +111,23 @@ class Pool {
   }
 
  private:
+  bool start() {
+    pthread_attr_t attr;
+    if (pthread_attr_init(&attr) != 0) return false;
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attr, kStack);
+    pthread_t thread;
+    const int failed = pthread_create(
+        &thread, &attr,
+        [](void* self) -> void* {
+          static_cast<Pool*>(self)->loop();
+          return nullptr;
+        },
+        this);
+    pthread_attr_destroy(&attr);
+    return failed == 0;
+  }
+
   void loop() {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <limits>
 #include <random>
 
+#include "core/guard.h"
 #include "core/memory.h"
 #include "core/pool.h"
 #include "core/rows.h"
@@ -17,11 +17,6 @@ namespace fastsr {
 namespace {
 
 constexpr std::chrono::milliseconds kWatchEvery{50};
-
-void poison(void* p, size_t bytes) {
-  float* f = static_cast<float*>(p);
-  std::fill(f, f + bytes / sizeof(float), std::numeric_limits<float>::quiet_NaN());
-}
 
 }  // namespace
 
@@ -221,7 +216,17 @@ void Session::run_task(const Run& run, size_t k, const Rect& task, unsigned char
           in[n] = rows[from].part(read);
         }
         const bool large = in_place[b] && beyond_caches(program.stored[index(node.out)], full.y1, full.x1);
-        launch.kernel->run({&launch.spec, launch.packed.get(), in, made, scratch + layout.kernel_scratch, large});
+        unsigned char* work = scratch + layout.kernel_scratch;
+        if (program.options.poison) {  // what the kernel asked for and no byte more, before the guard
+          unsigned char* end = scratch + layout.bytes - kGuard;
+          work = end - aligned(launch.kernel->scratch_bytes(launch.spec, in[0].rect, made.rect));
+          if (work < scratch + layout.kernel_scratch) fail(Status::kBadInput, "internal error: too little scratch");
+          poison(work, static_cast<size_t>(end - work));
+        }
+        launch.kernel->run({&launch.spec, launch.packed.get(), in, made, work, large});
+        if (program.options.poison &&
+            !(untouched(scratch + layout.bytes) && (in_place[b] || untouched(scratch + layout.buffers[b].end))))
+          fail(Status::kBadInput, "internal error: ", launch.kernel->op, " writes past its memory");
       }
       if (buffer.bordered) fill_border(rows[b].view, full.y1, full.x1, buffer.border);
       for (size_t c = b + 1; c < rows.size(); ++c)

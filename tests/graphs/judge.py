@@ -20,9 +20,11 @@ FACTOR = 2.0
 """an error over plain torch's at the same precision"""
 WINOGRAD = {"winograd4x4": 12.0, "winograd6x1": 12.0, "winograd4x1": 12.0}
 """and of convolutions in transformed blocks over direct ones; csrc/cpu/conv2d_tiles.h has the measurement"""
+CHAIN, CHAINS = 512, 4.0
+"""torch adds products up in several sums, we in one: its error grows with their number from about CHAIN on by the square
+root, to at most CHAINS times torch's"""
 FLOOR = 2e-6
 """of the largest value: what plain torch's error, of one draw, may happen to be short by"""
-LIMIT = 1e-5
 TIE = 1e-5
 """scores nearer than this, of their size, may be anchored either way"""
 ROUGH = 0.03
@@ -62,6 +64,7 @@ class Truth:
     rough: np.ndarray  # float64, every convolution's result off by ROUGH
     unsure: np.ndarray  # whether a tie of anchors reaches it
     size: float  # the largest of all values of the plan
+    chain: int  # products in the longest sum
 
 
 @dataclass
@@ -95,7 +98,8 @@ def truth(case: Case) -> Truth:
             unsure[step["out"]] = found
     exact, plain, rough = (run.made["out"][0].double().numpy() for run in runs)
     size = max(float(value.abs().max()) for value in runs[0].made.values())
-    return Truth(exact, plain, rough, (unsure["out"][0] > 0).expand(exact.shape).numpy(), size)
+    chain = max((tensor[0].numel() for tensor in weights.values()), default=1)
+    return Truth(exact, plain, rough, (unsure["out"][0] > 0).expand(exact.shape).numpy(), size, chain)
 
 
 def spread(step: dict[str, object], masks: list[Tensor], tensors: dict[str, Tensor]) -> Tensor:
@@ -161,9 +165,10 @@ def near(who: str, ways: list[str], out: np.ndarray, known: Truth) -> None:
     sure = ~known.unsure
     if not sure.any():
         return
-    factor = max((value for name, value in WINOGRAD.items() if any(name in way for way in ways)), default=1.0)
+    blocks = max((value for name, value in WINOGRAD.items() if any(name in way for way in ways)), default=1.0)
+    factor = blocks * min(CHAINS, max(1.0, (known.chain / CHAIN) ** 0.5))
     plain = float(np.abs(known.plain - known.exact)[sure].max())
-    limit = max(FACTOR * factor * plain, FLOOR * factor * max(1.0, known.size))
+    limit = max(FACTOR * factor * plain, FLOOR * blocks * max(1.0, known.size))
     differ = np.where(sure, np.abs(out - known.exact), 0)
     if differ.max() > limit:
         at = [int(i) for i in np.unravel_index(differ.argmax(), out.shape)]
