@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kPiece = 256;  // pixels at a time: their rows of floats stay in L1
 
 // Gray and RGB, with or without alpha.
-class PackedSource : public Source {
+class PackedSource : public PixelSource {
  public:
   PackedSource(const Pixels& pixels, Domain domain, const PixelRows& rows)
       : pixels_(pixels), domain_(domain), rows_(rows) {}
@@ -41,20 +41,22 @@ class PackedSource : public Source {
 
   size_t bytes() const override { return bytes_of(pixels_); }
 
+  void set(const Pixels& pixels) override { pixels_ = pixels; }
+
  private:
-  const Pixels pixels_;
+  Pixels pixels_;
   const Domain domain_;
   const PixelRows& rows_;
 };
 
-class YuvSource : public Source {
+class YuvSource : public PixelSource {
  public:
   YuvSource(const Pixels& pixels, Domain domain, const PixelRows& rows)
       : pixels_(pixels),
         domain_(domain),
         rows_(rows),
         mixes_(rgb_yuv(pixels.matrix, pixels.full)),
-        chroma_(chroma_enlarger(pixels, 2, true, rows)) {}
+        chroma_(chroma_enlarger(pixels_, 2, true, rows)) {}
 
   void read(const View& to) const override {
     const Rect& r = to.rect;
@@ -84,8 +86,10 @@ class YuvSource : public Source {
 
   size_t bytes() const override { return bytes_of(pixels_); }
 
+  void set(const Pixels& pixels) override { pixels_ = pixels; }
+
  private:
-  const Pixels pixels_;
+  Pixels pixels_;
   const Domain domain_;
   const PixelRows& rows_;
   const Ycbcr mixes_;
@@ -94,7 +98,7 @@ class YuvSource : public Source {
 
 }  // namespace
 
-std::unique_ptr<Source> make_source(const Pixels& pixels, Domain domain, const std::string& isa) {
+std::unique_ptr<PixelSource> make_source(const Pixels& pixels, Domain domain, const std::string& isa) {
   check_pixels(pixels);
   const PixelRows& rows = find_pixel_rows(isa);
   if (pixels.colors == Colors::kYuv420) return std::make_unique<YuvSource>(pixels, domain, rows);
