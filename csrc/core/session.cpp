@@ -29,6 +29,16 @@ struct alignas(64) Session::Worker {
   Needs whole, end, need;
   std::vector<Rows> rows;      // per buffer
   std::vector<char> in_place;  // per buffer: lies where it is read or written
+
+  // A worker may have its first task in any run: what it needs is there before.
+  void reserve(size_t buffers, size_t nodes) {
+    for (Needs* n : {&whole, &end, &need}) {
+      n->buffer.reserve(buffers);
+      n->made.reserve(nodes);
+    }
+    rows.reserve(buffers);
+    in_place.reserve(buffers);
+  }
 };
 
 struct Session::Memory {
@@ -98,6 +108,12 @@ std::unique_ptr<Session::Memory> Session::acquire(const Program& program, int64_
   }
   memory->views.assign(program.graph.values.size(), View{});
   memory->workers.resize(index(program.threads));
+  size_t buffers = 0, nodes = 0;
+  for (const Segment& segment : program.segments) {
+    buffers = std::max(buffers, segment.buffers.size());
+    nodes = std::max(nodes, index(segment.last - segment.first));
+  }
+  for (Worker& worker : memory->workers) worker.reserve(buffers, nodes);
   return memory;
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// upscale_y4m [-m MODEL] [-t THREADS] [-v]: YUV4MPEG2 of 4:2:0, 8 or 10 bits, from stdin to stdout:
+// upscale_y4m [-m MODEL] [-t THREADS]: YUV4MPEG2 of 4:2:0, 8 or 10 bits, from stdin to stdout:
 //   ffmpeg -i in.mkv -f yuv4mpegpipe - | upscale_y4m -m annet_x3 | ffmpeg -i - out.mkv
 // The next frame is read and the last one written while the network runs.
 #include <chrono>
@@ -18,20 +18,17 @@ struct Format {
   bool full = false, left = false;
   std::string rest;  // of the header: frame rate, interlacing, aspect ...
 
-  size_t frame_bytes() const {
-    const size_t w = size_t(width), h = size_t(height);
-    return (w * h + 2 * ((w + 1) / 2) * ((h + 1) / 2)) * size_t(bytes);
-  }
+  size_t luma() const { return size_t(width) * height * bytes; }
+  size_t chroma() const { return size_t((width + 1) / 2) * ((height + 1) / 2) * bytes; }
   fastsr_image view(unsigned char* data) const {
     fastsr_image image = fastsr_packed(FASTSR_YUV420, width, height, data);
-    const size_t w = size_t(width), h = size_t(height), chroma = (w + 1) / 2 * ((h + 1) / 2);
     image.sample = bytes == 1 ? FASTSR_UINT8 : FASTSR_UINT16;
     image.depth = bytes == 1 ? 8 : 10;
     image.matrix = FASTSR_BT709;
     image.range = full ? FASTSR_FULL : FASTSR_LIMITED;
     image.siting = left ? FASTSR_LEFT : FASTSR_CENTER;
-    image.planes[1] = data + w * h * size_t(bytes);
-    image.planes[2] = data + (w * h + chroma) * size_t(bytes);
+    image.planes[1] = data + luma();
+    image.planes[2] = data + luma() + chroma();
     return image;
   }
 };
@@ -85,17 +82,9 @@ void write_frame(const std::vector<unsigned char>& frame) {
 int main(int argc, char** argv) try {
   std::string name = "annet_x3";
   int threads = 0, frames = 0;
-  bool verbose = false;
-  for (int i = 1; i < argc; ++i) {
-    const std::string option = argv[i];
-    if (option == "-v")
-      verbose = true;
-    else if (option == "-m" && i + 1 < argc)
-      name = argv[++i];
-    else if (option == "-t" && i + 1 < argc)
-      threads = std::atoi(argv[++i]);
-    else
-      throw std::runtime_error("usage: upscale_y4m [-m MODEL] [-t THREADS] [-v] < in.y4m > out.y4m");
+  for (int i = 1; i + 1 < argc; i += 2) {
+    if (std::string(argv[i]) == "-m") name = argv[i + 1];
+    if (std::string(argv[i]) == "-t") threads = std::atoi(argv[i + 1]);
   }
   const fastsr::Model model(name);
   fastsr::Context context(model, threads);
@@ -105,8 +94,8 @@ int main(int argc, char** argv) try {
   out.height *= model.scale();
   std::printf("YUV4MPEG2 W%d H%d%s\n", out.width, out.height, out.rest.c_str());
   std::vector<unsigned char> from[2], to[2];
-  for (auto& frame : from) frame.resize(in.frame_bytes());
-  for (auto& frame : to) frame.resize(out.frame_bytes());
+  for (auto& frame : from) frame.resize(in.luma() + 2 * in.chroma());
+  for (auto& frame : to) frame.resize(out.luma() + 2 * out.chroma());
   std::future<void> written;
   double network = 0;
   const auto now = std::chrono::steady_clock::now;
@@ -124,7 +113,7 @@ int main(int argc, char** argv) try {
   if (written.valid()) written.get();
   if (std::fflush(stdout) != 0) throw std::runtime_error("stdout takes no more");
   const double seconds = std::chrono::duration<double>(now() - begin).count();
-  if (verbose && frames)
+  if (frames)
     std::fprintf(stderr, "%d frames, %.1f per second, of the network alone %.1f\n", frames, frames / seconds,
                  frames / network);
 } catch (const std::exception& e) {

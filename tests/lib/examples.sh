@@ -3,7 +3,7 @@
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-{ printf 'P6\n24 16\n255\n'; head -c 1152 "$0"; } > "$work/in.ppm"
+{ printf 'P6\n24 16\n255\n'; head -c 1152 "$1/upscale_c"; } > "$work/in.ppm"
 "$1/upscale_c" annet_x3 < "$work/in.ppm" > "$work/c.ppm"
 "$1/upscale_image" -m annet_x3 -t 2 "$work/in.ppm" "$work/cpp.ppm"
 cmp "$work/c.ppm" "$work/cpp.ppm"

@@ -6,7 +6,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 for pixels in yuv420p yuv420p10le; do
   ffmpeg -v error -f lavfi -i testsrc2=s=80x46:d=1:r=8 -pix_fmt $pixels -strict -1 -f yuv4mpegpipe - |
-    "$1" -v -m annet_x3 2> "$work/log" | ffmpeg -v error -i - -c:v ffv1 -y "$work/out.mkv"
+    "$1" -m annet_x3 2> "$work/log" | ffmpeg -v error -i - -c:v ffv1 -y "$work/out.mkv"
   grep "8 frames" "$work/log"
   seen=$(ffprobe -v error -count_frames -select_streams v -show_entries stream=width,height,pix_fmt,nb_read_frames \
          -of csv=p=0 "$work/out.mkv")

@@ -13,19 +13,19 @@ cmake --build cmake >> cmake.log
 programs=(cmake/upscale_c cmake/upscale_cpp)
 [ ! -e cmake/upscale_static ] || programs+=(cmake/upscale_static)
 if command -v pkg-config > /dev/null; then
-  export PKG_CONFIG_PATH=$(dirname "$(find prefix -name fastsr.pc)")
+  export PKG_CONFIG_PATH=$(dirname "$(find "$work/prefix" -name fastsr.pc)")
   lib=$(pkg-config --variable=libdir fastsr)
   ${CC:-cc} src/upscale.c $(pkg-config --cflags --libs fastsr) "-Wl,-rpath,$lib" -o pkg_c
   ${CXX:-c++} -std=c++17 src/upscale.cpp $(pkg-config --cflags --libs fastsr) "-Wl,-rpath,$lib" -o pkg_cpp
   programs+=(./pkg_c ./pkg_cpp)
 fi
 unset FASTSR_MODELS
-head -c 900 src/upscale.cpp > in
+head -c 900 cmake/upscale_c > in
 for path in prefix/share/fastsr/models/*.safetensors; do
   model=$(basename "$path" .safetensors)
   # A static program does not lie beside the models.
   for program in "${programs[@]}"; do
-    FASTSR_MODELS=$([[ $program == *static ]] && echo prefix/share/fastsr/models || true) "$program" "$model" < in > out
+    FASTSR_MODELS=$([[ $program != *static ]] || echo prefix/share/fastsr/models) "$program" "$model" < in > out
     [ "$program" = "${programs[0]}" ] && cp out "expected_$model" || cmp out "expected_$model"
   done
 done
