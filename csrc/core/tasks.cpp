@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/tasks.h"
 
-#include <unistd.h>
-
 #include <limits>
 #include <numeric>
+
+#include "core/platform.h"
 
 namespace fastsr {
 
@@ -15,7 +15,7 @@ constexpr double kRowWork = 100;   // and a row of a channel: its first cache li
 constexpr int64_t kFarImage = int64_t{1} << 40;
 
 int64_t l2_bytes() {
-  static const int64_t bytes = std::max<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE), 256 << 10);  // 0 or -1: not known
+  static const int64_t bytes = std::max<int64_t>(platform::l2_bytes(), 256 << 10);
   return bytes;
 }
 
