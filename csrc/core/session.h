@@ -42,13 +42,11 @@ class Session {
 
  private:
   struct Memory;  // of one run: kept for the next
-  struct Worker;  // what one worker of a run works in, beside its scratch
   struct Run;     // what one run passes down
 
   std::unique_ptr<Memory> acquire(const Program& program, int64_t h, int64_t w, const Ends& ends);
   void release(std::unique_ptr<Memory> memory);
   void run_tile(Run& run, const Rect& lr);
-  void run_task(const Run& run, size_t segment, const Rect& task, int worker) const;
 
   std::shared_ptr<const Program> program_;
   mutable std::mutex mutex_;  // of program_
