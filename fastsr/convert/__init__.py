@@ -94,7 +94,9 @@ def format_of(path: Path) -> str:
         from fastsr.convert import matlab
 
         return "srcnn_mat" if "weights_conv1" in matlab.load(path) else "aplus_mat"
-    raise InputError(f"{path}: not a known kind of checkpoint: expected .mat, .pth, .pt, .ckpt, .safetensors or ncnn's .param")
+    raise InputError(
+        f"{path}: not a known kind of checkpoint: expected .mat, .pth, .pt, .ckpt, .safetensors or ncnn's .param"
+    )
 
 
 def read(path: str | Path, format: str | None = None, scale: int | None = None) -> Converted:

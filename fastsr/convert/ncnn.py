@@ -48,7 +48,9 @@ class Layer:
         except ValueError:
             value = math.nan
         if not math.isfinite(value) or abs(value) > 1e30 or (isinstance(default, int) and value != int(value)):
-            raise Unsupported(f"has parameter {key}={text!r}, expected {'a whole' if isinstance(default, int) else 'a'} number")
+            raise Unsupported(
+                f"has parameter {key}={text!r}, expected {'a whole' if isinstance(default, int) else 'a'} number"
+            )
         return type(default)(value)
 
     def array(self, key: int) -> list[float]:
@@ -65,7 +67,11 @@ class Layer:
         """Raise Unsupported for a parameter that is neither known nor 0, or not what it must be (p4=0)."""
         for key, text in self.params.items():
             known = key in keys or (key > ARRAYS and key - ARRAYS in keys)
-            if not known and f"p{key}" not in fixed and (not isinstance(text, str) or float(self.number(key, 0.0)) != 0):
+            if (
+                not known
+                and f"p{key}" not in fixed
+                and (not isinstance(text, str) or float(self.number(key, 0.0)) != 0)
+            ):
                 raise Unsupported(f"has parameter {key}={text!r}, which fastsr does not know")
         for name, wanted in fixed.items():
             key = int(name[1:])
@@ -99,14 +105,18 @@ class Weights:
         size = np.dtype(kind).itemsize
         left = len(self._data) - self._at
         if not 0 <= count * size <= left:
-            raise Unsupported(f"wants {count} numbers, but the .bin ends after {max(left, 0) // size}: it is cut, or of another network")
+            raise Unsupported(
+                f"wants {count} numbers, but the .bin ends after {max(left, 0) // size}: it is cut, or of another network"
+            )
         found = np.frombuffer(self._data, kind, count, self._at)
         self._at += count * size
         return found
 
     def end(self) -> None:
         if self._at < len(self._data):
-            raise Unsupported(f"the .bin has {len(self._data) - self._at} bytes more than the layers take: it is of another network")
+            raise Unsupported(
+                f"the .bin has {len(self._data) - self._at} bytes more than the layers take: it is of another network"
+            )
 
 
 def read(path: Path, scale: int | None = None) -> Converted:
@@ -170,7 +180,9 @@ def parse(path: Path) -> list[Layer]:
             raise ModelError(f"{path}: not a layer: {' '.join(words)[:80]}") from None
         for name in layer.inputs:
             if name not in made:
-                raise ModelError(f"{path}: layer '{layer.name[:60]}' reads '{name[:60]}', which no layer before it makes")
+                raise ModelError(
+                    f"{path}: layer '{layer.name[:60]}' reads '{name[:60]}', which no layer before it makes"
+                )
         for name in layer.outputs:
             if name in made:
                 raise ModelError(f"{path}: '{name[:60]}' is made twice")
@@ -272,7 +284,9 @@ def _convolution(network: Network, layer: Layer, inputs: Inputs, source: Weights
     maps, k, padding = _kernel(layer, *([7] if grouped else []))
     if layer.number(3, 1) != 1 or k % 2 == 0 or padding != k // 2:
         stride = layer.number(3, 1)
-        raise Unsupported(f"has kernel {k}, stride {stride}, padding {padding}: only those that keep the size are known")
+        raise Unsupported(
+            f"has kernel {k}, stride {stride}, padding {padding}: only those that keep the size are known"
+        )
     channels, groups = network.channels(x), layer.number(7, 1) if grouped else 1
     if groups < 1 or channels % groups or maps % groups:
         raise Unsupported(f"has {groups} groups of {channels} channels and {maps} maps")
@@ -301,7 +315,9 @@ def _activated(network: Network, layer: Layer, x: Value) -> Value:
     if kind == 0:
         return x
     if kind not in (1, 2, 4) or len(params) != (kind == 2):
-        raise Unsupported(f"has activation {kind} of {len(params)} numbers: known are 1 (relu), 2 (leaky relu), 4 (sigmoid)")
+        raise Unsupported(
+            f"has activation {kind} of {len(params)} numbers: known are 1 (relu), 2 (leaky relu), 4 (sigmoid)"
+        )
     if kind == 4:
         return network.sigmoid(x)
     return network.activate(x, *(("relu",) if kind == 1 else ("leaky_relu", params[0])))
@@ -359,7 +375,9 @@ def _interp(network: Network, layer: Layer, inputs: Inputs, source: Weights) -> 
     if kind == 3 and tall == wide == 0.5:
         return network.halve(_one(inputs))
     names = {1: "nearest", 2: "bilinear", 3: "bicubic"}
-    raise Unsupported(f"resizes {names.get(kind, kind)} by {wide:g} x {tall:g}: known are nearest by whole numbers and bicubic by 0.5")
+    raise Unsupported(
+        f"resizes {names.get(kind, kind)} by {wide:g} x {tall:g}: known are nearest by whole numbers and bicubic by 0.5"
+    )
 
 
 def _constant(network: Network, layer: Layer, inputs: Inputs, source: Weights) -> np.ndarray:
@@ -409,7 +427,9 @@ def _eltwise(network: Network, layer: Layer, inputs: Inputs, source: Weights) ->
     layer.allow(0, 1)
     kind, factors = layer.number(0, 0), layer.array(1) or [1.0] * len(inputs)
     if kind != 1 or len(factors) != len(inputs) or not inputs:
-        raise Unsupported(f"is operation {kind} of {len(inputs)} values with {len(factors)} factors: sums (1) are known")
+        raise Unsupported(
+            f"is operation {kind} of {len(inputs)} values with {len(factors)} factors: sums (1) are known"
+        )
     return network.add([(factor, _value(x)) for factor, x in zip(factors, inputs, strict=True)])
 
 

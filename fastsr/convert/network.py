@@ -119,7 +119,9 @@ class Network:
     def deconv(self, x: Value, w: Array, b: Array | None, stride: int, padding: int) -> Value:
         """w [Ci, Co, k, k]; the output is `stride` times the input."""
         if not 1 <= stride <= 16 or w.shape[-1] - 2 * padding != stride:
-            raise Unsupported(f"kernel {w.shape[-1]}, stride {stride}, padding {padding}: not an enlargement by {stride}")
+            raise Unsupported(
+                f"kernel {w.shape[-1]}, stride {stride}, padding {padding}: not an enlargement by {stride}"
+            )
         self.room(4 * w.size * stride**2)
         bias = None if b is None else folds.repeated(b, stride)
         return Shuffled(self._conv((self.plain(x),), folds.deconv(w, stride, padding), bias), stride)
@@ -207,11 +209,11 @@ class Network:
             c = b.of.of
             others = [x for _, x in a.terms if x != c]
             half = (b.factor == 1).all() and (b.shift == -0.5).all()
-            if half and len(a.terms) == 2 and [d for d, _ in a.terms] == [1, 1] and len(others) == 1:
-                if self._open(c, 2) and not self._residual(self.steps[c.name]) and not self._ended(c):
-                    step = self._taken(c)
-                    step = replace(step, inputs=(*step.inputs, self.plain(others[0]).name))
-                    return self._put(replace(step, params={**step.params, "gate": True}), c)
+            plain_sum = [d for d, _ in a.terms] == [1, 1] and len(others) == 1
+            if half and plain_sum and self._open(c, 2) and not self._residual(self.steps[c.name]):
+                step = self._taken(c)
+                step = replace(step, inputs=(*step.inputs, self.plain(others[0]).name))
+                return self._put(replace(step, params={**step.params, "gate": True}), c)
         raise Unsupported("multiplies two values: only x sigmoid(x) and (c + x) (sigmoid(c) - 1/2) are known")
 
     def nearest(self, x: Value, by: int) -> Value:
@@ -366,9 +368,7 @@ class Network:
             w = np.concatenate(blocks, 1)
         return self._conv([x for _, x in terms], w[:, :, None, None], None)
 
-    def _scaled(
-        self, x: Plain, factor: Array, shift: Array, inside: Sequence[tuple[float, Plain]] = ()
-    ) -> Plain:
+    def _scaled(self, x: Plain, factor: Array, shift: Array, inside: Sequence[tuple[float, Plain]] = ()) -> Plain:
         """A convolution's output times factor [C], plus shift [C], plus what it reads times a number."""
         step = self._taken(x)
         w = self.weights[step.weights["w"]].astype(np.float64) * factor[:, None, None, None]
