@@ -19,8 +19,8 @@ from fastsr.engine import Engine, Job, stream
 from fastsr.errors import DeviceError, InputError, ModelError
 from fastsr.modelfile import ModelFile
 
-FOREIGN = (".mat", ".pth", ".pt", ".ckpt")
-"""checkpoints of others, converted in memory (needs the extra `train`)"""
+FOREIGN = (".mat", ".pth", ".pt", ".ckpt", ".param")
+"""checkpoints of others, converted in memory (torch's need the extra `train`)"""
 
 
 class Upscaler:
@@ -153,7 +153,8 @@ def load(
     memory_limit: int | None = None,
     self_ensemble: bool = False,
 ) -> Upscaler:
-    """Load a shipped model by name, or a model file by path, or a checkpoint that `fastsr convert` knows (.mat, .pth).
+    """Load a shipped model by name, or a model file by path, or a checkpoint that `fastsr convert` knows (.mat, .pth, ncnn's
+    .param with the .bin beside it).
 
     scale: chooses among models of one name, load("annet", scale=3); must agree with the file's.
     device: "cpu"; "cuda" or "cuda:1", an NVIDIA GPU (extra `gpu`), or DeviceError that says what is missing; "cuda:0,1" or

@@ -24,6 +24,7 @@ FORMATS = {
     "aplus_mat": "the A+ authors' regressors (.mat), beside their dictionary conf_Zeyde_*_finalx<scale>.mat",
     "srcnn_mat": "the SRCNN authors' .mat files",
     "torch_pth": "torch state dicts (.pth, .pt) of any family: SRCNN as commonly written, the authors' SPAN, fastsr's own",
+    "ncnn": "ncnn's networks (.param, with the .bin beside it)",
     "state_safetensors": "the same as .safetensors, with `arch`, `config` and `recipe` where fastsr's training wrote it",
 }
 """format -> what it is; the reader is fastsr/convert/<format>.py with `read(path, scale) -> Converted`."""
@@ -85,13 +86,17 @@ def format_of(path: Path) -> str:
     """Which of FORMATS a file is, by its ending and, for MATLAB files, by the names in it."""
     if path.suffix.lower() in (".pth", ".pt", ".ckpt"):
         return "torch_pth"
+    if path.suffix.lower() == ".param":
+        return "ncnn"
     if path.suffix.lower() == ".safetensors":
         return "state_safetensors"
     if path.suffix.lower() == ".mat":
         from fastsr.convert import matlab
 
         return "srcnn_mat" if "weights_conv1" in matlab.load(path) else "aplus_mat"
-    raise InputError(f"{path}: not a known kind of checkpoint: expected .mat, .pth, .pt, .ckpt or .safetensors")
+    raise InputError(
+        f"{path}: not a known kind of checkpoint: expected .mat, .pth, .pt, .ckpt, .safetensors or ncnn's .param"
+    )
 
 
 def read(path: str | Path, format: str | None = None, scale: int | None = None) -> Converted:

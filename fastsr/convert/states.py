@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,14 @@ from typing import Any
 from fastsr.convert import Converted, scale_in
 from fastsr.errors import InputError, ModelError
 from fastsr.families import FAMILIES
+
+REFUSED = {
+    r"block_1\.esa\.conv1\.weight": "RLFN, whose attention (ESA) is resized from a coarse view of the whole image",
+    r"block_2\.guidance_map_conv\.weight": "SPANV2, which multiplies two features",
+    r".*relative_position_bias_table": "a transformer (SwinIR, HAT, DAT ...), with attention in windows",
+    r".*\.lk\.conv\.weight|feats\.\d+\.channe_mixer\.0\.weight": "PLKSR, with partial convolutions and norms",
+}
+"""name of a tensor -> a network that we know and that plans cannot express"""
 
 
 def family(name: str) -> Any:
@@ -27,6 +36,9 @@ def recognised(
     """The model that a state dict is of. Raises ModelError, one line, for none, several, or one that does not fit."""
     found = [name for name in FAMILIES if family(name).matches(state)]
     if not found:
+        for pattern, network in REFUSED.items():
+            if any(re.fullmatch(pattern, name) for name in state):
+                raise ModelError(f"{path}: is {network}: fastsr cannot run it")
         held = ", ".join(f"{name[:60]} {list(tensor.shape)}" for name, tensor in list(state.items())[:4])
         known = ", ".join(sorted(FAMILIES))
         raise ModelError(f"{path}: not recognised (it holds {held or 'no tensors'} ...): expected one of {known}")

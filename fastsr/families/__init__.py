@@ -9,5 +9,12 @@ FAMILIES = {
     "crnet_a": "fastsr.families.crnet:CRNetA",
     "crnet_b": "fastsr.families.crnet:CRNetB",
     "span": "fastsr.families.span:SPAN",
+    "compact": "fastsr.families.compact:Compact",
+    "rrdb": "fastsr.families.rrdb:RRDB",
+    "edsr": "fastsr.families.edsr:EDSR",
+    "disp": "fastsr.families.disp:DISP",
+    "errn": "fastsr.families.errn:ERRN",
+    "fsrcnn": "fastsr.families.fsrcnn:FSRCNN",
+    "espcn": "fastsr.families.espcn:ESPCN",
 }
 """family -> "module:class", imported when first needed because it imports torch."""

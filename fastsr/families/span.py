@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad, pixel_shuffle, silu
 
 from fastsr.families.states import State, filled, numbered, side_of
-from fastsr.plan import Param, Plan, Step
+from fastsr.families.steps import conv as step
+from fastsr.plan import Plan, Step
 
 VARIANTS: dict[str, dict[str, Any]] = {
     **{f"span_x{s}": {"scale": s} for s in (2, 3, 4)},
@@ -99,18 +100,18 @@ class SPAN(nn.Module):
     def lower(self) -> tuple[Plan, dict[str, np.ndarray]]:
         """The plan and its weights (float32)."""
         centre = Step("scale_shift", ("lr",), "centred", {"scale": "range", "shift": "shift"})
-        steps = [centre, _step("enter", "head", "centred")]
+        steps = [centre, step("enter", "head", "centred")]
         x = "head"
         for i in range(len(self.blocks)):
             name = f"blocks.{i}"
             steps += [
-                _step(f"{name}.c1", f"{name}/inner", x, activation="silu"),
-                _step(f"{name}.c2", f"{name}/second", f"{name}/inner", activation="silu"),
-                _step(f"{name}.c3", name, f"{name}/second", x, gate=True),
+                step(f"{name}.c1", f"{name}/inner", x, activation="silu"),
+                step(f"{name}.c2", f"{name}/second", f"{name}/inner", activation="silu"),
+                step(f"{name}.c3", name, f"{name}/second", x, gate=True),
             ]
             x = name
         joined = ("head", "last", "blocks.0", f"{x}/inner")
-        steps += [_step("last", "last", x), _step("join", "joined", *joined, join=4), _step("leave", "wide", "joined")]
+        steps += [step("last", "last", x), step("join", "joined", *joined, join=4), step("leave", "wide", "joined")]
         steps.append(Step("pixel_shuffle", ("wide",), "out", {}, {"scale": self.scale}))
         plan = Plan("rgb", self.scale, tuple(steps))
         state = self.state_dict() | {"range": torch.full((3,), RANGE), "shift": self.shift.flatten()}
@@ -127,10 +128,6 @@ class SPAN(nn.Module):
         state = _renamed(state) if "conv_cat.weight" in state else state
         blocks, s = numbered(state, r"blocks\.(\d+)\."), side_of(len(state["leave.weight"]), 3)
         return filled(lambda: cls(s, len(state["enter.weight"]), blocks), state)
-
-
-def _step(layer: str, out: str, *inputs: str, **params: Param) -> Step:
-    return Step("conv2d", inputs, out, {"w": f"{layer}.weight", "b": f"{layer}.bias"}, params)
 
 
 def _renamed(state: State) -> dict[str, Tensor]:
