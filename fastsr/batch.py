@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import IO, Any
+from functools import partial
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
 from fastsr import image, strips
 from fastsr.errors import FastsrError, LimitError, OutputError
 from fastsr.files import bands, metadata, resize, writing
-from fastsr.files.picture import Frame, Picture
+from fastsr.files.picture import Frame, Meta, Picture
 from fastsr.files.reading import guarded, open_picture
 from fastsr.files.rows import row_reader
 from fastsr.manifest import Manifest
@@ -32,8 +34,8 @@ GIVEN = (FastsrError, MemoryError)
 class Options:
     """What a batch is asked for beside its files."""
 
-    wish: resize.Wish = resize.Wish()
-    saving: writing.Saving = writing.Saving()
+    wish: resize.Wish = field(default_factory=resize.Wish)
+    saving: writing.Saving = field(default_factory=writing.Saving)
     memory_limit: int | None = None
     """bytes of the process"""
     jobs: int = 1
@@ -87,9 +89,7 @@ class _Work:
 class Batch:
     """One run over many files."""
 
-    def __init__(
-        self, upscaler: Upscaler, options: Options, progress: Shown, report: Report, note: Note
-    ) -> None:
+    def __init__(self, upscaler: Upscaler, options: Options, progress: Shown, report: Report, note: Note) -> None:
         self._upscaler, self._options, self._progress = upscaler, options, progress
         self._report, self._note = report, note
         self.code, self.stats = 0, Stats()
@@ -129,7 +129,7 @@ class Batch:
             assert work.frame is not None
             frame = bands.joined(work.frame, work.parts, work.results)
             if pool is None:
-                self._finish(work.item, lambda w=work, f=frame: self._write_one(w, f))
+                self._finish(work.item, partial(self._write_one, work, frame))
                 continue
             while writes and (len(writes) > self._options.jobs or writes[0][1].done()):
                 item, future = writes.popleft()
@@ -169,7 +169,7 @@ class Batch:
                 work.frame, work.parts = frame, bands.parts(frame)
                 self._notes(work, frame)
                 images = bands.images(frame, work.parts)
-                image.check_output(*frame.array.shape[:2], self._upscaler.scale)
+                image.check_output(frame.array.shape[0], frame.array.shape[1], self._upscaler.scale)
             except GIVEN as e:
                 self._bad(item, e)
                 continue
@@ -205,7 +205,7 @@ class Batch:
         begin, limit = time.perf_counter(), self._options.memory_limit
         if limit is not None:
             rows = row_reader(item.source)
-            if rows is not None and self._needs_strips(rows.shape, rows.itemsize):
+            if rows is not None and self._needs_strips(rows.shape[0], rows.shape[1], rows.shape[2] * rows.itemsize):
                 with rows:
                     self._by_strips(item, rows)
                 return None
@@ -214,21 +214,13 @@ class Batch:
         work = _Work(item, picture)
         scale = self._upscaler.scale
         work.size = self._options.wish.of(picture.width, picture.height, scale)
-        if picture.count > 1 or self._needs_strips((picture.height, picture.width, 4), 1):
+        if picture.count > 1 or self._needs_strips(picture.height, picture.width, 4):
             self._frames(work)
             return None
         return work
 
-    def _needs_strips(self, shape: tuple[int, int, int], itemsize: int) -> bool:
-        limit, scale = self._options.memory_limit, self._upscaler.scale
-        if limit is None or self._options.wish.any:
-            return False
-        given = shape[0] * shape[1] * shape[2] * itemsize
-        share = strips.engine_share(limit, self._base)
-        return (
-            strips.needed(self._base, given, scale, share) > limit
-            or shape[0] * shape[1] * scale**2 > image.MAX_OUTPUT
-        )
+    def _needs_strips(self, h: int, w: int, pixel: int) -> bool:
+        return needs_strips(h, w, pixel, self._upscaler.scale, self._options, self._base)
 
     def _notes(self, work: _Work, frame: Frame) -> None:
         """What will be lost is said before the work; what cannot be held raises."""
@@ -267,7 +259,7 @@ class Batch:
         """The target in the making; `frame` is of its kind."""
         picture, item, meta = work.picture, work.item, work.picture.meta
         if not self._options.saving.metadata:
-            meta = replace(metadata.Meta(), icc=meta.icc, colour=meta.colour)
+            meta = Meta(icc=meta.icc, colour=meta.colour)
         w, h = work.size
         meta = metadata.resized(meta, w, h, w / picture.width, h / picture.height)
         kept, _ = metadata.carried(meta, item.kind, frame.colors == 1)
@@ -314,19 +306,16 @@ class Batch:
 
         def make() -> None:
             with self._sink(work, first, total) as sink:
-                number, frame = 0, first
-                while frame is not None:
+                for number, frame in enumerate(chain([first], picture.frames), 1):
                     self._one_of_many(sink, work, frame)
-                    number += 1
                     self._progress.part(item.source, number / picture.count)
-                    frame = next(picture.frames, None)  # type: ignore[arg-type]
 
         self._finish(item, make)
 
     def _one_of_many(self, sink: writing.Sink, work: _Work, frame: Frame) -> None:
         upscaler, made = self._upscaler, bands.parts(frame)
         h, w = frame.array.shape[:2]
-        if self._needs_strips(frame.array.shape[:3], frame.array.dtype.itemsize):  # type: ignore[arg-type]
+        if self._needs_strips(h, w, frame.array.shape[2] * frame.array.dtype.itemsize):
             self._strip_frame(sink, work, frame, lambda a, b: frame.array[a:b], h, w, made)
             return
         image.check_output(h, w, upscaler.scale)
@@ -395,6 +384,15 @@ class Batch:
             self._progress.part(work.item.source, done / (h * scale))
 
 
+def needs_strips(h: int, w: int, pixel: int, scale: int, options: Options, base: int) -> bool:
+    """Whether a picture with `pixel` bytes a pixel goes by strips. Exact sizes do not: they need all of the result."""
+    limit = options.memory_limit
+    if limit is None or options.wish.any:
+        return False
+    whole = strips.needed(base, h * w * pixel, scale, strips.engine_share(limit, base))
+    return whole > limit or h * w * scale**2 > image.MAX_OUTPUT
+
+
 def plan(item_source: str, upscaler: Upscaler, options: Options, base: int) -> dict[str, Any]:
     """What a file would take, before it runs: sizes, memory, time. See `fastsr plan`."""
     rows = row_reader(item_source)
@@ -410,10 +408,7 @@ def plan(item_source: str, upscaler: Upscaler, options: Options, base: int) -> d
     given = h * w * bands_ * itemsize
     engine = upscaler.memory(h, w)
     whole = strips.needed(base, given, scale, engine)
-    limit = options.memory_limit
-    by_strips = limit is not None and not options.wish.any and (
-        strips.needed(base, given, scale, strips.engine_share(limit, base)) > limit or h * w * scale**2 > image.MAX_OUTPUT
-    )
+    limit, by_strips = options.memory_limit, needs_strips(h, w, bands_ * itemsize, scale, options, base)
     side = min(256, h), min(256, w)
     sample = np.zeros((*side, 3), np.uint8)
     upscaler.upscale(sample)

@@ -14,7 +14,7 @@ UNITS = {"": 10**6, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki
 
 
 def parse_bytes(text: str, option: str = "--memory-limit") -> int:
-    """"512MB", "0.5G", "512MiB"; a number alone is MB."""
+    """ "512MB", "0.5G", "512MiB"; a number alone is MB."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)(b?)\s*", text.lower())
     if found is None or (found[2] not in UNITS):
         raise InputError(f"{option} {text} is not a size such as 512MB, 0.5G or 512MiB")

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 SHIPPED_SCALES = (2, 3, 4)
 
 outscale_option = click.option(
-    "--outscale", type=click.FloatRange(0, min_open=True), metavar="X", help="Any factor: the network, then exact bicubic."
+    "--outscale",
+    type=click.FloatRange(0, min_open=True),
+    metavar="X",
+    help="Any factor: the network, then exact bicubic.",
 )
 size_option = click.option("--size", metavar="WxH", help="Exact size of the result; 1920x or x1080 keeps proportions.")
 side_option = click.option("--max-side", type=click.IntRange(1), metavar="PX", help="The longer side at most.")
@@ -60,10 +63,16 @@ limit_option = click.option(
 @click.option("-r", "--recursive", is_flag=True, help="Folders within folders, too.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in the output folder.")
 @click.option("--skip-existing", is_flag=True, help="Leave files that exist in the output folder.")
-@click.option("--resume", is_flag=True, help="Go on where a batch stopped: results are known by the hash of what made them.")
-@click.option("-j", "--jobs", type=click.IntRange(1, 64), default=1, metavar="N", help="Files written at once.  [default: 1]")
+@click.option(
+    "--resume", is_flag=True, help="Go on where a batch stopped: results are known by the hash of what made them."
+)
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 64), default=1, metavar="N", help="Files written at once.  [default: 1]"
+)
 @click.option("--no-metadata", is_flag=True, help="Drop EXIF (place, camera), text, XMP; colour profiles stay.")
-@click.option("--progress", type=click.Choice(["auto", "json", "none"]), default="auto", help="auto: a line on a terminal.")
+@click.option(
+    "--progress", type=click.Choice(["auto", "json", "none"]), default="auto", help="auto: a line on a terminal."
+)
 @click.option("--stats", is_flag=True, help="Say at the end where the time went.")
 @threads_option
 @click.option(

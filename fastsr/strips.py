@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -33,7 +32,9 @@ def halo(radius: int, alpha: bool) -> int:
     return BLOCK * radius + MARGIN + (radius + MARGIN if alpha else 0)
 
 
-def enlarged(upscale: Callable[[np.ndarray], np.ndarray], rows: Rows, height: int, each: int, around: int) -> Iterator[np.ndarray]:
+def enlarged(
+    upscale: Callable[[np.ndarray], np.ndarray], rows: Rows, height: int, each: int, around: int
+) -> Iterator[np.ndarray]:
     """The result from top to bottom. each: rows of the input at a time."""
     for begin in range(0, height, each):
         end = min(begin + each, height)
@@ -81,6 +82,6 @@ def engine_share(limit: int, base: int) -> int:
     return max((limit - base) // 2, min(limit, 64_000_000))
 
 
-def needed(engine: Any, base: int, given: int, scale: int, engine_bytes: int) -> int:
+def needed(base: int, given: int, scale: int, engine_bytes: int) -> int:
     """Bytes of the process for a picture of `given` bytes that is read, enlarged and written whole."""
     return base + 3 * given + given * scale * scale + 16_000_000 + engine_bytes

@@ -128,7 +128,7 @@ def _by_pattern(source: str, within: str, pattern: str, naming: Naming) -> Item:
     try:
         target = pattern.format_map(values)
     except (KeyError, ValueError, IndexError, AttributeError) as e:
-        fields = ", ".join("{%s}" % f for f in FIELDS)
+        fields = ", ".join(f"{{{field}}}" for field in FIELDS)
         raise OutputError(f"{pattern}: is not a pattern of {fields}: {e}") from None
     return Item(source, target, _kind(Path(target).suffix, target))
 
@@ -142,7 +142,9 @@ def _kind(suffix: str, output: str) -> str:
 
 def _check_names(made: list[Item]) -> None:
     count = Counter(os.path.normcase(os.path.normpath(item.target)) for item in made)
-    twice = sorted({os.path.basename(i.target) for i in made if count[os.path.normcase(os.path.normpath(i.target))] > 1})
+    twice = sorted(
+        {os.path.basename(i.target) for i in made if count[os.path.normcase(os.path.normpath(i.target))] > 1}
+    )
     if twice:
         raise InputError(
             f"several inputs would become {' and '.join(twice[:3])}: upscale them one by one, or name results by "
@@ -166,6 +168,6 @@ def _check(item: Item) -> None:
         raise OutputError(f"{target}: is a folder")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{target}: no permission to write in {folder}")
-    if item.source != "-" and os.path.exists(target) and os.path.exists(item.source):
-        if os.path.samefile(target, item.source):
-            raise OutputError(f"{target}: is the input itself; choose another output")
+    both = item.source != "-" and os.path.exists(target) and os.path.exists(item.source)
+    if both and os.path.samefile(target, item.source):
+        raise OutputError(f"{target}: is the input itself; choose another output")

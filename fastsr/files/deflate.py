@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+fast: Any
 try:  # Intel's ISA-L is four times as fast as zlib, for 10 % more bytes
-    from isal import isal_zlib as fast
+    from isal import isal_zlib
+
+    fast = isal_zlib
 except ImportError:  # no wheel for this machine
     fast = zlib
 

@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 0xA002, 0xA003  # in the directory of EXIF
 RESOLUTION = {"x": 282, "y": 283, "unit": 296}
 KEPT_TAGS = (270, 271, 272, 305, 306, 315, 316, 33432)
 """TIFF's own words about a picture: description, camera, software, date, artist, host, copyright"""
-HOLDS = {
+HOLDS: dict[str, set[str]] = {
     "PNG": {"ICC profile", "EXIF", "XMP", "resolution", "PNG text", "PNG colour chunks", "comment"},
     "JPEG": {"ICC profile", "EXIF", "XMP", "resolution", "comment"},
     "WEBP": {"ICC profile", "EXIF", "XMP", "resolution"},

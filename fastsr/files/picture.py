@@ -25,7 +25,7 @@ class Frame:
     @property
     def plain(self) -> bool:
         """Whether there are no further bands."""
-        return self.array.shape[2] == self.colors + self.alpha
+        return int(self.array.shape[2]) == self.colors + self.alpha
 
     @property
     def what(self) -> str:

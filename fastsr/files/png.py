@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -45,7 +45,9 @@ def walk(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 def said(file: BinaryIO) -> tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]]]:
     """Chunks of text, and of colour, as they are."""
-    text, colour, total = [], [], 0
+    text: list[tuple[bytes, bytes]] = []
+    colour: list[tuple[bytes, bytes]] = []
+    total = 0
     for kind, at, length in walk(file):
         total += length if kind in TEXT + COLOUR else 0
         if total > CHUNK_LIMIT:
@@ -211,7 +213,7 @@ class Reader:
             try:
                 self._filtered += self._inflate.decompress(more, 1 << 22)
             except zlib.error as e:
-                raise InputError(f"broken: {e}") from None
+                raise ValueError(f"broken: {e}") from None
         rows = bytes(self._filtered[:need])
         del self._filtered[:need]
         array = self._unfilter(rows, count)
@@ -243,5 +245,6 @@ def deep_gray_alpha(data: BinaryIO) -> np.ndarray:  # [H, W, 2] u16
         image._mode = "RGBA"
         image.tile = [t._replace(args="RGBA") for t in image.tile]
         image.load()
-        quads: Any = np.array(image)
-    return quads.view(">u2").astype(np.uint16)
+        quads = np.array(image)
+    deep: np.ndarray = quads.view(">u2").astype(np.uint16)
+    return deep

@@ -27,7 +27,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP", "DIB", "GIF", "AVIF", "T
 FILE_LIMIT = 2 << 30
 """bytes of what comes through a pipe"""
 PIPES = ("-", "/dev/stdin", "/dev/fd/", "/proc/self/fd/")
-PLUGINS = {b"\0\0\0\x0cJXL ": ("pillow_jxl", "JPEG XL", "pillow-jxl-plugin"), b"\xff\x0a": ("pillow_jxl", "JPEG XL", "pillow-jxl-plugin")}
+PLUGINS = {
+    b"\0\0\0\x0cJXL ": ("pillow_jxl", "JPEG XL", "pillow-jxl-plugin"),
+    b"\xff\x0a": ("pillow_jxl", "JPEG XL", "pillow-jxl-plugin"),
+}
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 NAMED = {b"8BPS": "Photoshop", b"%!PS": "PostScript", b"%PDF": "PDF", b"\x76\x2f\x31\x01": "OpenEXR", b"qoif": "QOI"}
 
@@ -38,7 +41,8 @@ def open_picture(name: str | Path, max_pixels: int | None = image.MAX_PIXELS) ->
     Raises InputError, or from the header LimitError.
     """
     name = os.fspath(name)
-    return guarded(name, lambda: _open(name, max_pixels))
+    made: Picture = guarded(name, lambda: _open(name, max_pixels))
+    return made
 
 
 def guarded(name: str, work: Callable[[], Any]) -> Any:
@@ -122,14 +126,17 @@ def _open_with_pillow(name: str, file: BinaryIO, head: bytes, max_pixels: int | 
     if head[:3] in (b"P2\n", b"P3\n") or head[:2] in (b"P2", b"P3"):
         image.check_text_end(file, name)
     _plugin(head)
-    Image.MAX_IMAGE_PIXELS = None if max_pixels is None else Image.MAX_IMAGE_PIXELS
+    before = Image.MAX_IMAGE_PIXELS
     try:
-        opened: Any = Image.open(file, formats=FORMATS)
+        Image.MAX_IMAGE_PIXELS = None  # ours is looked at below
+        opened = _by_any_decoder(file)
     except UnidentifiedImageError:
         for magic, what in NAMED.items():
             if head.startswith(magic):
                 raise InputError(f"is a {what} file, which is not supported: convert it to PNG or TIFF") from None
         raise
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
     width, height = opened.size
     check_pixels(width, height, max_pixels)
     kind = "JPEG" if opened.format in ("MPO", "JPEG") else "BMP" if opened.format == "DIB" else str(opened.format)
@@ -156,7 +163,8 @@ def _open_with_pillow(name: str, file: BinaryIO, head: bytes, max_pixels: int | 
             del opened
             frame = guarded(name, partial(_deep_png, file, raw, key))
             frame = replace(frame, array=oriented(frame.array, turn))
-            return Picture(name, kind, *frame.array.shape[1::-1], meta, 1, iter([frame]), notes=notes)
+            height, width = frame.array.shape[:2]
+            return Picture(name, kind, width, height, meta, 1, iter([frame]), notes=notes)
     animated = count > 1
     frames = _pillow_frames(name, opened, count, turn, animated)
     if not animated:
@@ -165,6 +173,16 @@ def _open_with_pillow(name: str, file: BinaryIO, head: bytes, max_pixels: int | 
         width, height = height, width
     loop = opened.info.get("loop", 1 if kind == "GIF" else 0)
     return Picture(name, kind, width, height, meta, count, frames, animated, int(loop or 0), notes)
+
+
+def _by_any_decoder(file: BinaryIO) -> Any:
+    from PIL import Image
+
+    try:
+        return Image.open(file, formats=FORMATS)
+    except KeyError:  # of a plugin that is not installed, or a format that this Pillow lacks
+        file.seek(0)
+        return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
 
 
 def _plugin(head: bytes) -> None:
@@ -260,10 +278,7 @@ def _open_tiff(name: str, file: BinaryIO, max_pixels: int | None) -> Picture:
         page = tiff.Page(file, directory)
         check_pixels(page.width, page.height, max_pixels)
         turned = directory.one(274, 1)
-        if page.ours:
-            made = tiff.frame(page)
-        else:
-            made = _page_by_pillow(file, number, page)
+        made = tiff.frame(page) if page.ours else _page_by_pillow(file, number, page)
         return replace(made, array=oriented(made.array, turned))
 
     def frames() -> Iterator[Frame]:

@@ -39,7 +39,7 @@ class Wish:
 
 
 def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
-    """"1920x1080", or a side alone: "1920x" or "x1080"."""
+    """ "1920x1080", or a side alone: "1920x" or "x1080"."""
     w, x, h = text.lower().partition("x")
     if x != "x" or not (w.isdecimal() or not w) or not (h.isdecimal() or not h) or not (w or h):
         raise InputError(f"{option} {text} is not WIDTHxHEIGHT, for example 640x360, 1920x or x1080")

@@ -51,7 +51,7 @@ def row_reader(name: str) -> RowReader | None:
     """None where the file has to be read whole, or is none: opening it says why."""
     if name == "-" or not os.path.isfile(name):
         return None
-    file = open(name, "rb")
+    file = open(name, "rb")  # noqa: SIM115  the reader closes it
     made = None
     with contextlib.suppress(FastsrError, OSError, ValueError, SyntaxError, StopIteration):
         head = file.read(8)
@@ -106,5 +106,3 @@ def _tiff(name: str, file: Any) -> RowReader | None:
     return _Reader(
         file, picture, shape, page.dtype.itemsize, lambda begin, end: tiff.as_frame(page, page.rows(begin, end))
     )
-
-

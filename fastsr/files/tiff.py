@@ -213,7 +213,7 @@ def _unpack(packed: bytes, compression: int, size: int, rows: int) -> bytes:
         try:
             return zlib.decompressobj().decompress(packed, size)
         except zlib.error as e:
-            raise InputError(f"broken: {e}") from None
+            raise ValueError(f"broken: {e}") from None
     from PIL import Image
 
     # A TIFF of one strip of gray bytes, which libtiff opens for us.

@@ -35,12 +35,12 @@ class Saving:
 
 
 def fitting(kinds: tuple[str, ...]) -> str:
-    return " or ".join(dict.fromkeys(e for e, k in ENDINGS.items() if k in kinds and e in (".png", ".tif", ".webp", ".gif")))
+    return " or ".join(
+        dict.fromkeys(e for e, k in ENDINGS.items() if k in kinds and e in (".png", ".tif", ".webp", ".gif"))
+    )
 
 
-def check(
-    target: str, kind: str, frame: Frame, size: tuple[int, int], count: int, animated: bool
-) -> list[str]:
+def check(target: str, kind: str, frame: Frame, size: tuple[int, int], count: int, animated: bool) -> list[str]:
     """What will be changed, a line each. Raises OutputError for what the format cannot hold, before the work."""
     side = max(size)
     if side > SIDE.get(kind, side):
