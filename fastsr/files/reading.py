@@ -32,7 +32,7 @@ PLUGINS = {
     b"\xff\x0a": ("pillow_jxl", "JPEG XL", "pillow-jxl-plugin"),
 }
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-NAMED = {b"8BPS": "Photoshop", b"%!PS": "PostScript", b"%PDF": "PDF", b"\x76\x2f\x31\x01": "OpenEXR", b"qoif": "QOI"}
+NAMED = {b"8BPS": "Photoshop", b"%!PS": "PostScript", b"%PDF": "PDF", b"\x76\x2f\x31\x01": "OpenEXR", b"qoif": "QOI", b"\0\0\1\0": "ICO"}
 
 
 def open_picture(name: str | Path, max_pixels: int | None = image.MAX_PIXELS) -> Picture:
@@ -133,7 +133,7 @@ def _open_with_pillow(name: str, file: BinaryIO, head: bytes, max_pixels: int | 
     except UnidentifiedImageError:
         for magic, what in NAMED.items():
             if head.startswith(magic):
-                raise InputError(f"is a {what} file, which is not supported: convert it to PNG or TIFF") from None
+                raise InputError(f"is a file of {what}, which is not supported: convert it to PNG or TIFF") from None
         raise
     finally:
         Image.MAX_IMAGE_PIXELS = before
@@ -243,7 +243,7 @@ def _pillow_frames(name: str, opened: Any, count: int, turn: int, animated: bool
             opened.seek(number)
         opened.load()
         duration = float(opened.info.get("duration", 0) or 0)
-        array = image.array_of(opened.convert("RGBA") if animated and opened.mode in ("P", "PA") else opened)
+        array = image.array_of(opened.convert("RGBA") if animated and opened.format == "GIF" else opened)
         array = array[..., None] if array.ndim == 2 else array
         bands = array.shape[2]
         return Frame(oriented(array, turn), 1 if bands <= 2 else 3, bands in (2, 4), duration)

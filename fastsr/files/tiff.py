@@ -128,6 +128,8 @@ class Page:
         self.dtype = None
         if kind and self.whole and (size in (1, 2, 4, 8) and (kind != "f" or size > 1)):
             self.dtype = np.dtype(f"{page.order}{kind}{size}")
+        words = {1: "unsigned", 2: "signed", 3: "float", 4: "undefined", 5: "complex", 6: "complex"}
+        self._samples = "/".join(words.get(f, str(f)) for f in sorted(formats)) + " samples"
         self._tiled = 322 in page.tags
         rows = min(page.one(278, self.height) or self.height, self.height)
         self._tile = (page.one(323), page.one(322)) if self._tiled else (rows, self.width)
@@ -146,7 +148,7 @@ class Page:
     def what(self) -> str:
         return (
             f"photometric {self.photometric}, compression {self.compression}, "
-            f"{self.bands} bands of {'/'.join(map(str, dict.fromkeys(self.bits)))} bits"
+            f"{self.bands} bands of {'/'.join(map(str, dict.fromkeys(self.bits)))} bits, {self._samples}"
         )
 
     @property
