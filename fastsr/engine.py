@@ -72,6 +72,15 @@ class Engine(Protocol):
     @property
     def isa(self) -> str: ...
 
+    @property
+    def busy(self) -> float:
+        """Seconds that the network ran, of all calls together; 0 on GPUs, where nobody waits to count."""
+        ...
+
+    def memory(self, h: int, w: int) -> int:
+        """Bytes that a run of an h x w input holds, packed weights included; 0 where it is not known."""
+        ...
+
     def upscale(self, img: Any) -> Any:
         """See Upscaler.upscale."""
         ...

@@ -53,11 +53,11 @@ class Upscaler:
     def upscale(self, img: Any) -> Any:
         """Enlarge an image `scale` times; the same kind, dtype and layout comes back.
 
-        img: a PIL image; numpy [H, W] or [H, W, 1 | 2 | 3 | 4] of uint8, uint16 or float32 in [0, 1] (2 and 4: the
-        last channel is alpha); torch [C, H, W] or [N, C, H, W] float in [0, 1]. Any strides. The input is not written.
-        On a GPU a torch batch is one run, and a tensor that lies there stays there. MultiGpu GPUs divide a batch, and a
+        img: a PIL image; numpy [H, W] or [H, W, 1 | 2 | 3 | 4] of uint8, uint16, float32 or float64 in [0, 1] (2 and 4: the
+        last channel is alpha); torch [C, H, W] or [N, C, H, W] of uint8, uint16 or float in [0, 1]. Any strides. The input is not written.
+        On a GPU a torch batch is one run, and a tensor that lies there stays there. Several GPUs divide a batch, and a
         single image's self-ensemble; otherwise the first takes it.
-        A network on Y gets Y of BT.601, gray being RGB of equal channels; chroma and alpha go by bicubic. Integers come back
+        A network on Y gets Y of BT.601, gray being RGB of equal channels; chroma and alpha go by bicubic. Colours under alpha 0 do not bleed into what is seen. Integers come back
         rounded, floats clipped to [0, 1]. PIL: L, LA, RGB, RGBA, I;16, I (16 bit) and F ([0, 1]) keep their mode; 1 comes
         back as L, palettes, CMYK and others as RGB or RGBA.
 
@@ -121,6 +121,15 @@ class Upscaler:
             "recipe": model.json("recipe"),
             "file": str(model.path),
         }
+
+    @property
+    def busy(self) -> float:
+        """Seconds that the network ran, of all calls together; 0 on GPUs, which do not count."""
+        return self._engine.busy
+
+    def memory(self, h: int, w: int) -> int:
+        """Bytes that the engine holds for an h x w input, packed weights included; 0 where it does not say."""
+        return self._engine.memory(h, w)
 
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
         """Per step of the plan for an h x w input: op, out, shape, radius, flops, bytes, who runs it."""

@@ -226,6 +226,13 @@ class Feed:
     def queue(self) -> FeedQueue:
         return FeedQueue(self)
 
+    @property
+    def busy(self) -> float:
+        return 0.0
+
+    def memory(self, h: int, w: int) -> int:
+        return 0
+
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
         return self._members[0].explain(h, w)
 
