@@ -73,7 +73,7 @@ def test_rasters_keep_samples_and_bands(up: Up, kind: str, order: str) -> None:
     code, err = up("a.tif", "-o", "o.tif")
     assert code == 0, err
     assert_same_picture(read_any("o.tif"), given)
-    assert ("own range" in err) == (low != 0 or high > 1 and given.dtype not in (np.uint8, np.uint16))
+    assert ("own range" in err) == (low != 0 or (high > 1 and given.dtype not in (np.uint8, np.uint16)))
 
 
 def test_rasters_that_are_refused_are_named(up: Up) -> None:
