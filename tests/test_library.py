@@ -127,9 +127,7 @@ def digest(data: bytes) -> str:
 @pytest.mark.parametrize("info", fastsr.models(), ids=lambda m: m.name)
 def test_every_shipped_model_gives_pythons_bytes(api: Any, info: fastsr.ModelInfo) -> None:
     array = noise((19, 26, 3), np.uint8, 3)
-    assert np.array_equal(
-        upscaled(api, info.path, array, info.scale), fastsr.load(info.path, threads=2).upscale(array)
-    )
+    assert np.array_equal(upscaled(api, info.path, array, info.scale), fastsr.load(info.path, threads=2).upscale(array))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
@@ -138,7 +136,9 @@ def test_every_shipped_model_gives_pythons_bytes(api: Any, info: fastsr.ModelInf
 def test_kinds_of_pixels(api: Any, name: str, channels: tuple[int, ...], dtype: Any) -> None:
     up = fastsr.load(name)
     array = noise((17, 21, *channels), np.uint8, 4)
-    array = (array / 255).astype(dtype) if dtype == np.float32 else array.astype(dtype) * (257 if dtype == np.uint16 else 1)
+    array = (
+        (array / 255).astype(dtype) if dtype == np.float32 else array.astype(dtype) * (257 if dtype == np.uint16 else 1)
+    )
     path = next(m.path for m in fastsr.models() if m.name == name)
     assert np.array_equal(upscaled(api, path, array, 3), up.upscale(array))
 
@@ -157,9 +157,7 @@ def test_the_golden_table(line: str) -> None:
 
 
 @pytest.mark.parametrize("kind", BROKEN.WRONG)
-def test_wrong_files_are_refused_in_the_same_words(
-    api: Any, kind: str, small_model: Callable[..., Path]
-) -> None:
+def test_wrong_files_are_refused_in_the_same_words(api: Any, kind: str, small_model: Callable[..., Path]) -> None:
     path = BROKEN.WRONG[kind][0](small_model())
     with pytest.raises(ModelError) as error:
         modelfile.read(path)
@@ -173,8 +171,11 @@ def test_statuses_are_exit_codes() -> None:
     header = Path(__file__).parents[1] / "csrc/include/fastsr/fastsr.h"
     text = header.read_text()
     for error in FastsrError.__subclasses__():
-        name = {"InputError": "BAD_INPUT", "ModelError": "BAD_MODEL", "LimitError": "LIMIT", "DeviceError": "DEVICE"}.get(
-            error.__name__
-        )
+        name = {
+            "InputError": "BAD_INPUT",
+            "ModelError": "BAD_MODEL",
+            "LimitError": "LIMIT",
+            "DeviceError": "DEVICE",
+        }.get(error.__name__)
         if name:
             assert f"FASTSR_{name} = {error.exit_code}" in text
