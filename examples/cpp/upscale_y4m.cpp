@@ -34,12 +34,9 @@ struct Format {
 };
 
 bool read_line(std::string& line) {
-  line.clear();
-  for (int c; (c = std::getchar()) != EOF && line.size() < 4096;) {
-    if (c == '\n') return true;
-    line += char(c);
-  }
-  return false;
+  int c = 0;
+  for (line.clear(); (c = std::getchar()) != EOF && c != '\n' && line.size() < 4096;) line += char(c);
+  return c == '\n';
 }
 
 Format read_header() {
@@ -56,7 +53,7 @@ Format read_header() {
       format.bytes = word == "C420p10" ? 2 : 1;
       format.left = word == "C420mpeg2" || word == "C420p10";
     }
-    if (word == "XCOLORRANGE=FULL") format.full = true;
+    format.full = format.full || word == "XCOLORRANGE=FULL";
     if (word[0] != 'W' && word[0] != 'H') format.rest += " " + word;
   }
   if (format.width < 1 || format.height < 1 || format.width > 32768 || format.height > 32768)
@@ -94,10 +91,11 @@ int main(int argc, char** argv) try {
   out.height *= model.scale();
   std::printf("YUV4MPEG2 W%d H%d%s\n", out.width, out.height, out.rest.c_str());
   std::vector<unsigned char> from[2], to[2];
-  for (auto& frame : from) frame.resize(in.luma() + 2 * in.chroma());
-  for (auto& frame : to) frame.resize(out.luma() + 2 * out.chroma());
+  from[0].resize(in.luma() + 2 * in.chroma());
+  to[0].resize(out.luma() + 2 * out.chroma());
+  from[1] = from[0], to[1] = to[0];
   std::future<void> written;
-  double network = 0;
+  double network = 0;  // seconds
   const auto now = std::chrono::steady_clock::now;
   const auto begin = now();
   for (bool more = read_frame(from[0]); more; ++frames) {
@@ -112,10 +110,9 @@ int main(int argc, char** argv) try {
   }
   if (written.valid()) written.get();
   if (std::fflush(stdout) != 0) throw std::runtime_error("stdout takes no more");
-  const double seconds = std::chrono::duration<double>(now() - begin).count();
-  if (frames)
-    std::fprintf(stderr, "%d frames, %.1f per second, of the network alone %.1f\n", frames, frames / seconds,
-                 frames / network);
+  const double all = std::chrono::duration<double>(now() - begin).count();
+  std::fprintf(stderr, "%d frames, %.1f per second, of the network alone %.1f\n", frames, frames / all,
+               frames / network);
 } catch (const std::exception& e) {
   std::fprintf(stderr, "upscale_y4m: %s\n", e.what());
   return 1;
