@@ -457,7 +457,7 @@ def cmd_convert(source: Path, output: Path, scale: int | None, licence: str | No
     """Make a model file of a checkpoint.
 
     Known are state dicts (.pth, .pt, .safetensors) of every family, by its authors' names or ours, ncnn's .param with the
-    .bin beside it, and the A+ and SRCNN authors' .mat files.
+    .bin beside it, .pb of FSRCNN and ESPCN, and the A+ and SRCNN authors' .mat files.
     """
     from fastsr import convert
 

@@ -19,7 +19,7 @@ from fastsr.engine import Engine, Job, stream
 from fastsr.errors import DeviceError, InputError, ModelError
 from fastsr.modelfile import ModelFile
 
-FOREIGN = (".mat", ".pth", ".pt", ".ckpt", ".param")
+FOREIGN = (".mat", ".pth", ".pt", ".ckpt", ".param", ".pb")
 """checkpoints of others, converted in memory (torch's need the extra `train`)"""
 
 

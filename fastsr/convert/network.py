@@ -107,6 +107,9 @@ class Network:
             self._left[x.name] = count
         return x
 
+    def read_once(self, x: Value) -> bool:
+        return not isinstance(x, Plain) or self._left.get(x.name, 1) == 1
+
     def conv(self, x: Value, w: Array, b: Array | None) -> Value:
         """k x k, stride 1, zero border. w [Co, Ci, k, k], b [Co]."""
         x = self._settled(x)
