@@ -316,8 +316,8 @@ def cmd_train(family: str, sizes: str | None, config: str | None, work: Path | N
 def cmd_convert(source: Path, output: Path, scale: int | None, licence: str | None, measure: Path | None) -> None:
     """Make a model file of a checkpoint.
 
-    Known are the A+ and SRCNN authors' .mat files and state dicts (.pth, .pt, .safetensors) of every family, by its authors'
-    names or ours.
+    Known are state dicts (.pth, .pt, .safetensors) of every family, by its authors' names or ours, ncnn's .param with the
+    .bin beside it, .pb of FSRCNN and ESPCN, and the A+ and SRCNN authors' .mat files.
     """
     from fastsr import convert
 
@@ -327,6 +327,20 @@ def cmd_convert(source: Path, output: Path, scale: int | None, licence: str | No
 
         click.echo("  ".join(f"{name} {psnr:.2f} dB" for name, psnr in record(output, measure).items()))
     click.echo(f"wrote {output}")
+
+
+@cli.command("export")
+@click.argument("model")
+@click.option("-o", "--output", required=True, metavar="OUT.onnx", type=click.Path(path_type=Path))
+@scale_option
+@verbose_option
+def cmd_export(model: str, output: Path, scale: int | None) -> None:
+    """Write a model as ONNX, for images of any size; checked in ONNX Runtime where that is installed."""
+    from fastsr.export import export
+
+    difference = export(model, output, scale)
+    checked = "not checked: ONNX Runtime is not installed"
+    click.echo(f"wrote {output} ({checked if difference is None else f'ONNX Runtime differs by {difference:.1g}'})")
 
 
 @cli.command("doctor")

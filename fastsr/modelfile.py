@@ -102,7 +102,7 @@ def write(
     }
     raw = serialized(stored, meta)
     _core.parse_model(raw, "the model")
-    _replace(Path(path), raw)
+    put(Path(path), raw)
 
 
 def update(path: str | Path, **changes: Mapping[str, Any]) -> None:
@@ -116,7 +116,7 @@ def update(path: str | Path, **changes: Mapping[str, Any]) -> None:
         header["__metadata__"][key] = json.dumps(dict(value))
     raw = _joined(header, raw[begin:])
     _core.parse_model(raw, "the model")
-    _replace(path, raw)
+    put(path, raw)
 
 
 FAR, NEAR = 1e-3, 2e-4
@@ -196,7 +196,8 @@ def _joined(header: Mapping[str, Any], data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
-def _replace(path: Path, raw: bytes) -> None:
+def put(path: Path, raw: bytes) -> None:
+    """Write a file beside its target and rename it there. Raises OutputError."""
     temporary = path.parent / f".fastsr-{secrets.token_hex(6)}.tmp"
     try:
         with open(temporary, "wb") as f:

@@ -19,7 +19,7 @@ from fastsr.engine import Engine, Job, stream
 from fastsr.errors import DeviceError, InputError, ModelError
 from fastsr.modelfile import ModelFile
 
-FOREIGN = (".mat", ".pth", ".pt", ".ckpt", ".param")
+FOREIGN = (".mat", ".pth", ".pt", ".ckpt", ".param", ".pb")
 """checkpoints of others, converted in memory (torch's need the extra `train`)"""
 
 
@@ -150,6 +150,20 @@ class Upscaler:
         return f"<fastsr.Upscaler {self.name} x{self.scale} on {self._executor}>"
 
 
+def find(name_or_path: str | Path, scale: int | None = None) -> ModelFile:
+    """The model that `load` would load. Raises ModelError, and what a reader of checkpoints raises."""
+    path = catalog.locate(name_or_path, scale)
+    if path.suffix.lower() in FOREIGN:
+        from fastsr import convert
+
+        model = convert.as_model(path, scale)
+    else:
+        model = modelfile.read(path)
+    if scale is not None and scale != model.plan.scale:
+        raise ModelError(f"model '{model.name}' upscales {model.plan.scale} times, not {scale}")
+    return model
+
+
 def load(
     name_or_path: str | Path,
     *,
@@ -189,15 +203,7 @@ def load(
     runner, place, reason = _executor(device, executor)
     if reason:
         _log(reason)
-    path = catalog.locate(name_or_path, scale)
-    if path.suffix.lower() in FOREIGN:
-        from fastsr import convert
-
-        model = convert.as_model(path, scale)
-    else:
-        model = modelfile.read(path)
-    if scale is not None and scale != model.plan.scale:
-        raise ModelError(f"model '{model.name}' upscales {model.plan.scale} times, not {scale}")
+    model = find(name_or_path, scale)
     unsupported = runner.supports(model.plan)
     if unsupported:
         raise DeviceError(f"executor {runner.name!r} cannot run '{model.name}': {unsupported}")

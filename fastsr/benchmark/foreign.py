@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from fastsr import _core
-from fastsr.benchmark.primitives import Layer, layers
 from fastsr.errors import DeviceError
+from fastsr.export.layers import Layer, layers
+from fastsr.export.onnx import onnx_model
 from fastsr.plan import INPUT, OUTPUT, Plan
 
+CURVES = {"silu": "Swish", "sigmoid": "Sigmoid", "tanh": "TanH"}
 Run = Callable[[np.ndarray], np.ndarray]
 Images = Mapping[str, np.ndarray]  # name -> [C, H, W]
 Network = Callable[[Images], np.ndarray]  # [C', H', W'], shapes fixed
@@ -51,78 +53,6 @@ def prepare(name: str, plan: Plan, weights: Mapping[str, np.ndarray], threads: i
         return networks[x.shape](images)
 
     return run
-
-
-def onnx_model(network: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]], out: tuple[int, ...]) -> bytes:
-    """The network as an ONNX file: Pad or Gather for the border, Conv, ConvTranspose, Relu, LeakyRelu, Add, Resize ..."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    nodes, constants = [], []
-    sizes = {name: shape[1:] for name, shape in shapes.items()}
-
-    shared: dict[int, str] = {}  # the weights of a recursion are one constant
-
-    def constant(name: str, value: np.ndarray) -> str:
-        if id(value) in shared:
-            return shared[id(value)]
-        constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        shared[id(value)] = name
-        return name
-
-    def add(kind: str, inputs: Sequence[str], made: str, **params: Any) -> str:
-        nodes.append(helper.make_node(kind, list(inputs), [made], **params))
-        return made
-
-    keep = []  # arrays made here: their ids must stay theirs
-    for i, layer in enumerate(network):
-        x = layer.inputs[0]
-        h, w = sizes[x]
-        factor = int(layer.params.get("scale", 1))
-        sizes[layer.out] = (h * factor, w * factor)
-        if layer.kind == "conv":
-            r, border, pads = layer.arrays["w"].shape[-1] // 2, layer.params["border"], [0, 0, 0, 0]
-            if r and border == "zero":
-                pads = [r, r, r, r]
-            elif r and border == "replicate":
-                keep.append(np.array([0, 0, r, r, 0, 0, r, r], np.int64))
-                x = add("Pad", [x, constant(f"pads{i}", keep[-1])], f"padded{i}", mode="edge")
-            elif r:
-                for axis, n in ((2, h), (3, w)):
-                    keep.append(np.pad(np.arange(n), r, mode="symmetric").astype(np.int64))
-                    x = add("Gather", [x, constant(f"at{i}_{axis}", keep[-1])], f"padded{i}_{axis}", axis=axis)
-            tensors = [constant(f"{role}{i}", value) for role, value in sorted(layer.arrays.items(), reverse=True)]
-            add("Conv", [x, *tensors], layer.out, pads=pads)
-        elif layer.kind == "deconv":
-            tensors = [constant(f"{role}{i}", value) for role, value in sorted(layer.arrays.items(), reverse=True)]
-            add("ConvTranspose", [x, *tensors], layer.out, strides=[factor, factor])
-        elif layer.kind == "activate":
-            leaky = layer.params["activation"] == "leaky_relu"
-            extra: dict[str, Any] = {"alpha": layer.params["slope"]} if leaky else {}
-            add("LeakyRelu" if leaky else "Relu", [x], layer.out, **extra)
-        elif layer.kind == "add":
-            add("Add", layer.inputs, layer.out)
-        elif layer.kind == "affine":
-            keep += [layer.arrays[role][:, None, None] for role in ("scale", "shift")]
-            scaled = add("Mul", [x, constant(f"scale{i}", keep[-2])], f"scaled{i}")
-            add("Add", [scaled, constant(f"shift{i}", keep[-1])], layer.out)
-        elif layer.kind == "nearest":
-            keep.append(np.array([1, 1, factor, factor], np.float32))
-            add("Resize", [x, "", constant(f"factors{i}", keep[-1])], layer.out, mode="nearest", **_FLOOR)
-        else:
-            add("DepthToSpace", [x], layer.out, blocksize=factor, mode="CRD")
-    graph = helper.make_graph(
-        nodes,
-        "plan",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, *shape]) for name, shape in shapes.items()],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [1, *out])],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    found: bytes = model.SerializeToString()
-    return found
-
-
-_FLOOR = {"nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
 
 
 def _onnxruntime(
@@ -220,14 +150,29 @@ def ncnn_model(network: Sequence[Layer], inputs: Sequence[str]) -> tuple[str, by
             emit("Deconvolution", f"deconv{i}", given, [layer.out], *shape)
             data += [b"\0\0\0\0", w.tobytes(), *(layer.arrays[k].tobytes() for k in ("b",) if k in layer.arrays)]
         elif layer.kind == "activate":
-            emit("ReLU", f"act{i}", given, [layer.out], f"0={layer.params['slope']}")
+            kind = str(layer.params["activation"])
+            if "slopes" in layer.arrays:
+                emit("PReLU", f"act{i}", given, [layer.out], f"0={len(layer.arrays['slopes'])}")
+                data.append(layer.arrays["slopes"].tobytes())
+            elif kind in CURVES:
+                emit(CURVES[kind], f"act{i}", given, [layer.out])
+            else:
+                emit("ReLU", f"act{i}", given, [layer.out], f"0={layer.params['slope']}")
         elif layer.kind == "add":
             emit("BinaryOp", f"add{i}", given, [layer.out], "0=0")
+        elif layer.kind == "multiply":
+            emit("BinaryOp", f"multiply{i}", given, [layer.out], "0=2")
+        elif layer.kind == "less":
+            emit("BinaryOp", f"less{i}", given, [layer.out], "0=1", "1=1", f"2={layer.params['value']}")
+        elif layer.kind == "join":
+            emit("Concat", f"join{i}", given, [layer.out], "0=0")
         elif layer.kind == "affine":
             emit("Scale", f"affine{i}", given, [layer.out], f"0={len(layer.arrays['shift'])}", "1=1")
             data += [layer.arrays["scale"].tobytes(), layer.arrays["shift"].tobytes()]
         elif layer.kind == "nearest":
             emit("Interp", f"near{i}", given, [layer.out], "0=1", f"1={float(factor)}", f"2={float(factor)}")
+        elif layer.kind == "bicubic":
+            raise DeviceError("engine 'ncnn' has no bicubic of MATLAB's")
         else:
             emit("PixelShuffle", f"shuffle{i}", given, [layer.out], f"0={factor}")
         made(layer.out)

@@ -25,6 +25,7 @@ FORMATS = {
     "srcnn_mat": "the SRCNN authors' .mat files",
     "torch_pth": "torch state dicts (.pth, .pt) of any family: SRCNN as commonly written, the authors' SPAN, fastsr's own",
     "ncnn": "ncnn's networks (.param, with the .bin beside it)",
+    "tensorflow_pb": "TensorFlow's frozen graphs of FSRCNN and ESPCN, as OpenCV reads them (.pb)",
     "state_safetensors": "the same as .safetensors, with `arch`, `config` and `recipe` where fastsr's training wrote it",
 }
 """format -> what it is; the reader is fastsr/convert/<format>.py with `read(path, scale) -> Converted`."""
@@ -88,6 +89,8 @@ def format_of(path: Path) -> str:
         return "torch_pth"
     if path.suffix.lower() == ".param":
         return "ncnn"
+    if path.suffix.lower() == ".pb":
+        return "tensorflow_pb"
     if path.suffix.lower() == ".safetensors":
         return "state_safetensors"
     if path.suffix.lower() == ".mat":
@@ -95,7 +98,7 @@ def format_of(path: Path) -> str:
 
         return "srcnn_mat" if "weights_conv1" in matlab.load(path) else "aplus_mat"
     raise InputError(
-        f"{path}: not a known kind of checkpoint: expected .mat, .pth, .pt, .ckpt, .safetensors or ncnn's .param"
+        f"{path}: not a known kind of checkpoint: expected .mat, .pth, .pt, .ckpt, .safetensors, .pb or ncnn's .param"
     )
 
 

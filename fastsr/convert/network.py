@@ -107,6 +107,9 @@ class Network:
             self._left[x.name] = count
         return x
 
+    def read_once(self, x: Value) -> bool:
+        return not isinstance(x, Plain) or self._left.get(x.name, 1) == 1
+
     def conv(self, x: Value, w: Array, b: Array | None) -> Value:
         """k x k, stride 1, zero border. w [Co, Ci, k, k], b [Co]."""
         x = self._settled(x)
@@ -228,27 +231,14 @@ class Network:
         return Shuffled(of, by)
 
     def halve(self, x: Value) -> Value:
-        """Bicubic (a = -3/4, no antialias) to half the size, of what comes out of a shuffle: at its size before that.
-
-        Taps are -3/32, 19/32, 19/32, -3/32, and pixels beyond the edge those on it. At the small size such a pixel is
-        of another phase, which only a border can tell: what a replicated one has more than a zero one.
-        """
+        """Bicubic to half the size of what comes out of a shuffle (`folds.halved`), at its size before that."""
         x = self._settled(x)
         if not isinstance(x, Shuffled) or x.by % 2:
             raise Unsupported("is shrunk by two: only what was enlarged by an even shuffle can be")
         s, of = x.by, x.of
         c, t = of.channels // s**2, s // 2
         self.room(2 * of.channels * c * s * t * 9)
-        for vertical in (True, False):
-            inside, beyond = np.zeros((2, t, s, 3))
-            for i, d, tap in _taps(t):
-                row = 2 * i + d
-                inside[i, row % s, 1 + row // s] += tap
-                if row // s:
-                    edge = 0 if row < 0 else s - 1
-                    inside[i, edge, 1 + row // s] -= tap
-                    beyond[i, edge, 1 + row // s] += tap
-            zero, replicated = (_phases(taps, c, s, t, vertical) for taps in (inside, beyond))
+        for zero, replicated in folds.halved(c, s):
             first = self._conv((of,), zero, None)
             of = self._conv((of,), replicated, None, first, border="replicate")
         return Shuffled(of, t)
@@ -451,30 +441,3 @@ class Network:
         scales = sorted({x.scale for x in values})
         if len(scales) > 1:
             raise Unsupported(f"reads values of different sizes: {', '.join(f'x{s}' for s in scales)}")
-
-
-def _taps(count: int) -> list[tuple[int, int, float]]:
-    """(new row, old row less twice the new, tap) of a bicubic that halves."""
-    taps = ((-1, -3 / 32), (0, 19 / 32), (1, 19 / 32), (2, -3 / 32))
-    return [(i, d, tap) for i in range(count) for d, tap in taps]
-
-
-def _phases(
-    taps: Array,  # [t, s, 3]: new phase, old phase, offset
-    c: int,
-    s: int,
-    t: int,
-    vertical: bool,  # rows [c, s, s] -> [c, t, s], then columns [c, t, s] -> [c, t, t]
-) -> Array:  # [Co, Ci, 3, 3]
-    image, other = np.eye(c), np.eye(s if vertical else t)
-    if vertical:
-        w = np.einsum("ab,ips,jq->aijbpqs", image, taps, other)
-        full = np.zeros((*w.shape[:-1], 3, 3))
-        full[..., :, 1] = w
-    else:
-        w = np.einsum("ab,ip,jqs->aijbpqs", image, other, taps)
-        full = np.zeros((*w.shape[:-1], 3, 3))
-        full[..., 1, :] = w
-    co, ci = int(np.prod(w.shape[:3])), int(np.prod(w.shape[3:6]))
-    found: Array = full.reshape(co, ci, 3, 3)
-    return found

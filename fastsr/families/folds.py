@@ -4,6 +4,7 @@
     nearest enlargement, k x k convolution     = a smaller convolution to s^2 times the maps, pixel_shuffle
     transposed convolution of stride s         = the same
     shuffle(x) + nearest(lr)                   = shuffle(x + each channel of lr s^2 times)
+    bicubic of a shuffle, to half its size     = four convolutions before a shuffle of half the scale
 
 All for a zero border: what lies outside of the image is 0 at both sizes. Sums of weights are rounded once, to float32.
 """
@@ -71,3 +72,43 @@ def nearest(
 ) -> np.ndarray:  # [channels * scale^2, channels, 1, 1] float32
     """The 1 x 1 convolution that makes each channel scale^2 times, to be added before pixel_shuffle: exact to the bit."""
     return np.repeat(np.eye(channels, dtype=np.float32), scale**2, 0)[:, :, None, None]
+
+
+def halved(
+    channels: int,
+    scale: int,  # of the shuffle, even; s below
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """shuffle(x), then bicubic (a = -3/4, no antialias) to half its size, before a shuffle of s/2: for rows, then columns,
+    a convolution [Co, Ci, 3, 3] with a zero border and one with a replicated border, whose outputs are added.
+
+    Taps are -3/32, 19/32, 19/32, -3/32, and a pixel beyond the edge is that on it: of another phase than x has there. So the
+    first convolution leaves it out where the border's zeros are, and the second adds what it took too much elsewhere.
+    """
+    s, t = scale, scale // 2
+    found = []
+    for vertical in (True, False):
+        inside, beyond = np.zeros((2, t, s, 3))  # new phase, old phase, offset
+        for i in range(t):
+            for d, tap in ((-1, -3 / 32), (0, 19 / 32), (1, 19 / 32), (2, -3 / 32)):
+                offset, phase = divmod(2 * i + d, s)
+                inside[i, phase, 1 + offset] += tap
+                if offset:
+                    edge = 0 if offset < 0 else s - 1
+                    inside[i, edge, 1 + offset] -= tap
+                    beyond[i, edge, 1 + offset] += tap
+        found.append((_moved(inside, channels, vertical), _moved(beyond, channels, vertical)))
+    return found
+
+
+def _moved(
+    taps: np.ndarray,  # [t, s, 3]
+    channels: int,
+    vertical: bool,  # channels (c, s, s) to (c, t, s); else (c, t, s) to (c, t, t)
+) -> np.ndarray:  # [Co, Ci, 3, 3]
+    t, s = taps.shape[:2]
+    if vertical:
+        w = np.einsum("ab,ipy,jq,x->aijbpqyx", np.eye(channels), taps, np.eye(s), [0, 1, 0])
+    else:
+        w = np.einsum("ab,ip,jqx,y->aijbpqyx", np.eye(channels), np.eye(t), taps, [0, 1, 0])
+    found: np.ndarray = w.reshape(int(np.prod(w.shape[:3])), -1, 3, 3)
+    return found

@@ -83,7 +83,7 @@ class RRDB(nn.Module):
             parts, last = [x], name.endswith("rdb3")
             for k in range(1, 5):
                 steps.append(conv(f"{name}.conv{k}", f"{name}/{k}", *parts, join=k, leaky=SLOPE))
-                parts.append(f"{name}/{k}")
+                parts.append(steps[-1].out)
             factor = PART**2 if last else PART
             for kind in ("weight", "bias"):
                 value = state[f"{name}.conv5.{kind}"].double() * factor
@@ -104,7 +104,6 @@ class RRDB(nn.Module):
 
     @staticmethod
     def matches(state: State) -> bool:
-        """Whether these are Real-ESRGAN's names, or ESRGAN's old or oldest ones."""
         return known(state)
 
     @classmethod
@@ -113,9 +112,7 @@ class RRDB(nn.Module):
         state = renamed(state)
         first, ups = state["conv_first.weight"], numbered(state, r"conv_up(\d+)\.")
         if first.shape[1] in (12, 48):
-            raise ValueError(
-                "it reads the image in pixels of 2 x 2 or 4 x 4 (pixel unshuffle), which plans do not have"
-            )
+            raise ValueError("it reads pixels of 2 x 2 or 4 x 4 (pixel unshuffle), which plans do not have")
         blocks, grow = numbered(state, r"body\.(\d+)\."), len(state["body.0.rdb1.conv1.weight"])
         return filled(lambda: cls(2**ups, blocks, len(first), grow), state)
 

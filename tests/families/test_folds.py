@@ -57,3 +57,20 @@ def test_a_nearest_base_and_biases(scale: int) -> None:
     maps = conv2d(x, torch.from_numpy(folds.nearest(3, scale)).double(), torch.from_numpy(folds.repeated(b, scale)))
     expected = interpolate(x, scale_factor=scale, mode="nearest") + torch.from_numpy(b)[:, None, None]
     assert torch.equal(pixel_shuffle(maps, scale), expected)
+
+
+@pytest.mark.parametrize("scale", [2, 4, 6])
+def test_a_bicubic_to_half_the_size_of_a_shuffle(scale: int) -> None:
+    """The pixels on the edge are read again beyond it; all in float64, so that the folds are exact."""
+    for h, width in SIZES:
+        x = torch.from_numpy(small(4, 1, 2 * scale**2, h, width))
+        y = pixel_shuffle(x, scale)
+        for axis in (2, 3):
+            n = y.shape[axis]
+            at = [torch.arange(d, n + d - 1, 2).clamp(0, n - 1) for d in (-1, 0, 1, 2)]
+            taps = (-3 / 32, 19 / 32, 19 / 32, -3 / 32)
+            y = sum(tap * y.index_select(axis, i) for tap, i in zip(taps, at, strict=True))
+        for zero, replicated in folds.halved(2, scale):
+            beyond = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
+            x = conv2d(x, torch.from_numpy(zero), padding=1) + conv2d(beyond, torch.from_numpy(replicated))
+        assert (pixel_shuffle(x, scale // 2) - y).abs().max() < 1e-12

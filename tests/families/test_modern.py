@@ -12,9 +12,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fastsr import convert, executors  # noqa: E402
+from fastsr import convert, executors, load  # noqa: E402
 from fastsr.convert.states import recognised  # noqa: E402
 from fastsr.errors import InputError, ModelError  # noqa: E402
+from fastsr.evaluate import evaluate  # noqa: E402
 from fastsr.families.compact import Compact  # noqa: E402
 from fastsr.families.edsr import EDSR  # noqa: E402
 from fastsr.families.fsrcnn import FSRCNN  # noqa: E402
@@ -116,3 +117,11 @@ def test_what_does_not_fit_is_refused_with_the_tensor() -> None:
     ):
         with pytest.raises(ModelError, match=message):
             recognised(Path("net_x3.pth"), model.state_dict() | change)
+
+
+@pytest.mark.parametrize(
+    ("file", "published"), [("team18_DISP", 31.94), ("team20_ERRN2", 31.89), ("team00_SPAN", 31.74)]
+)
+def test_set5_is_as_published(file: str, published: float, shared: Path) -> None:
+    (row,) = evaluate(load(shared / f"checkpoints/ntire_esr/{file}.pth"), shared / "data/test/Set5")
+    assert abs(row["psnr_y"] - published) <= 0.01

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan as the layers that every runtime has: what foreign.py writes in their formats."""
+"""A plan as the layers that every runtime has: what export/onnx.py and benchmark/foreign.py write in their formats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fastsr.errors import DeviceError
-from fastsr.ops.conv2d import BEFORE
 from fastsr.plan import Param, Step
 
 Weights = Mapping[str, np.ndarray]
@@ -21,10 +20,14 @@ class Layer:
 
     conv       w [Co, Ci, k, k], b [Co] or none; border
     deconv     w [Ci, Co, s, s], b [Co] or none; stride s, nothing overlaps
-    activate   activation "relu" or "leaky_relu", slope
+    activate   one of conv2d's activations, slope, or slopes [C] of a leaky_relu
     add        of two inputs
+    multiply   of two inputs
+    less       the input less a value
+    join       of inputs, channel after channel
     affine     scale [C], shift [C]
     nearest    enlarges by scale
+    bicubic    enlarges by scale as resize_bicubic does
     shuffle    pixel_shuffle by scale
     """
 
@@ -46,27 +49,40 @@ def layers(steps: Sequence[Step], weights: Weights) -> list[Layer]:
     return found
 
 
-def _activated(step: Step, x: str, key: str, out: str) -> list[Layer]:
+def _activated(step: Step, x: str, key: str, out: str, slopes: Weights | None = None) -> list[Layer]:
     kind = str(step.params.get(key, "none"))
     if kind == "none":
         return []
-    return [Layer("activate", (x,), out, {}, {"activation": kind, "slope": float(step.params.get("slope", 0.0))})]
+    how: dict[str, Param] = {"activation": kind, "slope": float(step.params.get("slope", 0.0))}
+    return [Layer("activate", (x,), out, slopes or {}, how)]
 
 
 def _conv2d(step: Step, arrays: Weights) -> list[Layer]:
-    if "slopes" in arrays or set(step.params) & {"gate", "join"} or step.params.get("activation", "none") not in BEFORE:
-        raise DeviceError("this runtime has no conv2d of joined inputs, of a slope per channel, of a curve or a gate")
     border = {"border": step.params.get("border", "zero")}
-    found = _activated(step, step.inputs[0], "input_activation", f"{step.out}/in")
-    found.append(Layer("conv", (found[-1].out if found else step.inputs[0],), f"{step.out}/conv", arrays, border))
-    summed = [Layer("add", (found[-1].out, r), f"{step.out}/sum") for r in step.inputs[1:]]
+    join = int(step.params.get("join", 1))
+    parts, residual = step.inputs[:join], step.inputs[join:]
+    found = [Layer("join", parts, f"{step.out}/join")] if join > 1 else []
+    x = found[-1].out if found else parts[0]
+    found += _activated(step, x, "input_activation", f"{step.out}/in")
+    tensors = {role: arrays[role] for role in ("w", "b") if role in arrays}
+    found.append(Layer("conv", (found[-1].out if found else x,), f"{step.out}/conv", tensors, border))
+    summed = [Layer("add", (found[-1].out, r), f"{step.out}/sum") for r in residual]
+    if step.params.get("gate"):
+        return _named([*found, *summed, *_gate(step.out)], step.out)
     if step.params.get("sum_inside"):
         found += summed
         summed = []
-    found += _activated(step, found[-1].out, "activation", f"{step.out}/act")
+    slopes = {"slopes": arrays["slopes"]} if "slopes" in arrays else None
+    found += _activated(step, found[-1].out, "activation", f"{step.out}/act", slopes)
     if summed:
-        found.append(Layer("add", (found[-1].out, step.inputs[1]), f"{step.out}/sum"))
+        found.append(Layer("add", (found[-1].out, residual[0]), f"{step.out}/sum"))
     return _named(found, step.out)
+
+
+def _gate(out: str) -> list[Layer]:
+    curve = Layer("activate", (f"{out}/conv",), f"{out}/curve", {}, {"activation": "sigmoid", "slope": 0.0})
+    half = Layer("less", (curve.out,), f"{out}/half", {}, {"value": 0.5})
+    return [curve, half, Layer("multiply", (f"{out}/sum", half.out), f"{out}/gate")]
 
 
 def _pconv_block(step: Step, arrays: Weights) -> list[Layer]:
@@ -113,7 +129,12 @@ def _scale_shift(step: Step, arrays: Weights) -> list[Layer]:
     return [Layer("affine", step.inputs, step.out, {"scale": arrays.get("scale", np.ones_like(shift)), "shift": shift})]
 
 
+def _bicubic(step: Step, arrays: Weights) -> list[Layer]:
+    return [Layer("bicubic", step.inputs, step.out, {}, {"scale": int(step.params["scale"])})]
+
+
 _MAKERS = {
+    "resize_bicubic": _bicubic,
     "conv2d": _conv2d,
     "pconv_block": _pconv_block,
     "cista": _cista,
