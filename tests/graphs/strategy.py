@@ -311,7 +311,7 @@ class Builder:
         base = fits[recipe.other % len(fits)]
         f, atoms, pixels = min(recipe.kernel, 9), recipe.more, 9 * factor**2
         per_feature = (f * f + atoms + pixels) * (self.pixels(x.scale) + 2 * (self.height + self.width) * x.scale + 4)
-        n = int(max(1, min(recipe.width, 64, self.left / 2 / per_feature)))
+        n = int(max(1, min(recipe.width, 256, self.left / 2 / per_feature)))
         self.spend(n * per_feature)
         weights = {
             "filters": self.tensor((n, f, f), 1 / f),
