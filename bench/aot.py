@@ -57,6 +57,9 @@ def cases(dtype: Any, precision: str) -> Iterator[tuple[str, Any, Any, list[Any]
     def conv(co: int, ci: int, k: int) -> dict[str, Any]:
         return {"w": weight(co, ci, k, k), "b": weight(co)}
 
+    def prelu(co: int, ci: int) -> dict[str, Any]:
+        return conv(co, ci, 3) | {"slopes": weight(co)}
+
     m = kernel("conv2d")
     for label, w, inputs, params in (
         ("conv2d 64-32 5x5", conv(32, 64, 5), [x(64)], {"border": "replicate", "activation": "relu"}),
@@ -64,6 +67,11 @@ def cases(dtype: Any, precision: str) -> Iterator[tuple[str, Any, Any, list[Any]
         ("conv2d 3-128 1x1", conv(128, 3, 1), [x(3)], {}),
         ("conv2d 128-3 1x1", conv(3, 128, 1), [x(128), x(3)], {"input_activation": "relu"}),
         ("conv2d 64-1 3x3", conv(1, 64, 3), [x(64), x(1)], {"border": "symmetric"}),
+        ("conv2d 48-48 3x3 silu", conv(48, 48, 3), [x(48)], {"activation": "silu"}),
+        ("conv2d 48-48 3x3 gate", conv(48, 48, 3), [x(48), x(48)], {"gate": True}),
+        ("conv2d 4 x 48-48 1x1", conv(48, 192, 1), [x(48)] * 4, {"join": 4}),
+        ("conv2d 64-64 3x3 slopes", prelu(64, 64), [x(64)], {"activation": "leaky_relu"}),
+        ("conv2d 3-64 3x3 slopes", prelu(64, 3), [x(3)], {"activation": "leaky_relu"}),
     ):
         yield label, m, m.pack(w, more, dtype, cpu), inputs, params
     m = kernel("cista")
@@ -184,7 +192,8 @@ def rows(arch: int, precision: str, everything: bool, only: list[str]) -> Iterat
     for label, module, packed, inputs, params in cases(dtype, precision):
         if not any(part in label for part in only):
             continue
-        configs = module.candidates(packed, torch.device("cpu")) if hasattr(module, "candidates") else [None]
+        found = module.candidates(packed, torch.device("cpu")) if hasattr(module, "candidates") else ()
+        configs = list(found) or [None]
         seen = set()
         for config in configs if everything else configs[:1]:
             how = {"config": config} if config else {}

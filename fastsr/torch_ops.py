@@ -4,7 +4,8 @@
 >>> from fastsr import torch_ops
 >>> z = torch_ops.cista(y, w=w, s=s, steps=25)
 
-Arguments are those of `fastsr.ops.<op>.reference`; optional tensors that others follow are given, if as None.
+Arguments are those of `fastsr.ops.<op>.reference`; optional tensors that others follow are given, if as None. What
+conv2d's x is joined with is a list, `joined`.
 
 CUDA tensors go through the Triton kernel where it supports them (the dtype of the first wide input is the working
 dtype); float32 tensors on the CPU through the C++ core, on `torch.get_num_threads()` threads, image by image; anything
@@ -18,10 +19,11 @@ packed anew; a write that torch does not count, through `.data` or numpy, is not
 from __future__ import annotations
 
 import importlib
+import itertools
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -38,7 +40,8 @@ ACTIVATION = 'str activation="relu", float slope=0.0'
 SCHEMAS = {
     "resize_bicubic": "Tensor x, int scale",
     "conv2d": 'Tensor x, Tensor? residual, Tensor w, Tensor? b=None, str border="zero", '
-    'str input_activation="none", str activation="none", bool sum_inside=False, float slope=0.0',
+    'str input_activation="none", str activation="none", bool sum_inside=False, float slope=0.0, '
+    "Tensor? slopes=None, bool gate=False, Tensor[]? joined=None",
     "anchored_regression": "Tensor x, Tensor base, Tensor filters, Tensor atoms, Tensor projections, int scale",
     "pconv_block": f"Tensor x, Tensor w1, Tensor? b1, Tensor w3, Tensor? b3=None, {ACTIVATION}",
     "upsample_residual": f"Tensor x, Tensor w, Tensor? b, int scale, {ACTIVATION}",
@@ -47,8 +50,10 @@ SCHEMAS = {
     "scale_shift": "Tensor x, Tensor? scale, Tensor shift",
 }
 """arguments by op; derivatives exist of positional ones only, so none is for keywords alone"""
-INPUTS = ("x", "y", "base", "residual")
-"""arguments that are tensors of images; other tensors are weights"""
+INPUTS = ("x", "y", "base", "joined", "residual")
+"""arguments that are tensors of images, in the order of the reference; other tensors are weights"""
+HERE = object()
+"""stands for a tensor among arguments"""
 PACKED = 64
 """kernels with packed weights that are kept, the last used"""
 
@@ -66,9 +71,30 @@ def _split(op: str, args: tuple[Any, ...]) -> tuple[list[Tensor], dict[str, Tens
     """(inputs, weights, params) of a call; absent tensors are left out."""
     names = [part.split()[-1].partition("=")[0] for part in SCHEMAS[op].split(", ")]
     named = {name: value for name, value in zip(names, args, strict=False) if value is not None}
-    inputs = [value for name, value in named.items() if name in INPUTS]
+    inputs = _flat(named[name] for name in INPUTS if name in named)
+    joined = named.pop("joined", [])
     weights = {name: v for name, v in named.items() if name not in INPUTS and isinstance(v, Tensor)}
-    return inputs, weights, {name: v for name, v in named.items() if not isinstance(v, Tensor)}
+    params = {name: v for name, v in named.items() if not isinstance(v, Tensor)}
+    return inputs, weights, params | ({"join": 1 + len(joined)} if joined else {})
+
+
+def _flat(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among arguments, those of lists included."""
+    lists = [value if isinstance(value, (list, tuple)) else [value] for value in values]
+    return [value for values in lists for value in values if isinstance(value, Tensor)]
+
+
+def _like(values: Iterable[Any], tensors: Iterable[Any]) -> list[Any]:
+    """Arguments, with these in the places of their tensors, or of HERE."""
+    left = iter(tensors)
+    return [
+        [next(left) for _ in value]
+        if isinstance(value, (list, tuple))
+        else next(left)
+        if value is HERE or isinstance(value, Tensor)
+        else value
+        for value in values
+    ]
 
 
 def _by_formula(op: str) -> Callable[..., Tensor]:
@@ -122,7 +148,10 @@ def _by_core(op: str) -> Callable[..., Tensor]:
         if session is None:
             return plain(*args)
         out = shape(*args)
-        if any(x.shape != out.shape for x in inputs[1:]):  # they broadcast, or do not fit
+        join, (n, _, *size) = params.get("join", 1), out.shape
+        if any(x.shape != out.shape for x in inputs[join:]):  # they broadcast, or do not fit
+            return plain(*args)
+        if any([x.shape[0], *x.shape[2:]] != [n, *size] for x in inputs[1:join]):
             return plain(*args)
         x, *others = (t.detach().contiguous().numpy() for t in inputs)
         for i, image in enumerate(out.numpy()):
@@ -132,11 +161,15 @@ def _by_core(op: str) -> Callable[..., Tensor]:
     return run
 
 
+def _step(op: str, inputs: int, weights: Iterable[str], params: dict[str, Any]) -> Step:
+    return Step(op, tuple(f"input{i}" for i in range(inputs)), "out", {role: role for role in weights}, params)
+
+
 def _session(
     op: str, channels: list[int], weights: dict[str, Tensor], params: dict[str, Any], threads: int
 ) -> _core.Session | None:
     """The op prepared by the C++ core; None where its rule declines."""
-    step = Step(op, tuple(f"input{i}" for i in range(len(channels))), "out", {role: role for role in weights}, params)
+    step = _step(op, len(channels), weights, params)
     arrays = {role: w.detach().contiguous().numpy() for role, w in weights.items()}
     try:
         return _core.Session(step.to_dict(), arrays, channels=channels, threads=threads)
@@ -165,18 +198,19 @@ def _kept(what: tuple[Any, ...], weights: dict[str, Tensor], make: Callable[[], 
 
 
 def _shape(op: str) -> Callable[..., Tensor]:
-    """What the result looks like, from the rule of the op."""
+    """What the result looks like: by the op's rule, or by the formula where the rule declines and the formula does not."""
+    plain = _by_formula(op)
 
     def fake(*args: Any) -> Tensor:
         inputs, weights, params = _split(op, args)
-        x, scale = inputs[0], params.get("scale", 1)
-        n, c, h, w = x.shape
-        channels = {"conv2d": "w", "cista": "s"}
-        if op in channels:
-            c = weights[channels[op]].shape[0]
-        elif op == "pixel_shuffle":
-            c = c // scale**2
-        return x.new_empty((n, c, h * scale, w * scale))
+        try:
+            shapes = {role: tuple(map(int, w.shape)) for role, w in weights.items()}
+            channels = [int(x.shape[1]) for x in inputs]
+            graph = _core.Graph(_step(op, len(inputs), weights, params).to_dict(), shapes, channels=channels)
+        except ModelError:
+            return plain(*args)
+        (n, _, h, w), (c, up, _) = inputs[0].shape, graph.out_shape(1, 1)
+        return inputs[0].new_empty((n, c, h * up, w * up))
 
     return fake
 
@@ -186,10 +220,9 @@ def _gradients(op: str) -> Callable[..., list[Tensor]]:
 
     def run(grad: Tensor, *args: Any) -> list[Tensor]:
         with torch.enable_grad():
-            given = [a.detach().requires_grad_() if isinstance(a, Tensor) else a for a in args]
-            inputs, weights, params = _split(op, tuple(given))
+            leaves = [a.detach().requires_grad_() for a in _flat(args)]
+            inputs, weights, params = _split(op, tuple(_like(args, leaves)))
             out = _reference(op)(*inputs, **weights, **params)
-        leaves = [a for a in given if isinstance(a, Tensor)]
         found = torch.autograd.grad(out, leaves, grad, allow_unused=True)
         return [torch.zeros_like(a) if g is None else g.contiguous() for a, g in zip(leaves, found, strict=True)]
 
@@ -206,21 +239,17 @@ def _register(op: str) -> None:
         _library.impl(f"{op}_backward", _gradients(op), key)
 
     def empty(grad: Tensor, *args: Any) -> list[Tensor]:
-        return [a.new_empty(a.shape) for a in args if isinstance(a, Tensor)]
+        return [a.new_empty(a.shape) for a in _flat(args)]
 
     def remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.places = [i for i, value in enumerate(inputs) if isinstance(value, Tensor)]
-        ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
-        ctx.save_for_backward(*(inputs[i] for i in ctx.places))
+        ctx.others = _like(inputs, itertools.repeat(HERE))
+        ctx.save_for_backward(*_flat(inputs))
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        values, gradients = list(ctx.others), [None] * len(ctx.others)
-        for i, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
-            values[i] = tensor
+        values = _like(ctx.others, ctx.saved_tensors)
         found = getattr(torch.ops.fastsr, f"{op}_backward")(grad.contiguous(), *values)
-        for i, gradient in zip(ctx.places, found, strict=True):
-            gradients[i] = gradient
-        return tuple(gradients)
+        gradients = _like([v if v is HERE or isinstance(v, (list, tuple)) else None for v in ctx.others], found)
+        return tuple(gradients[: len(ctx.needs_input_grad)])  # arguments at the end that were not given have none
 
     torch.library.register_fake(f"fastsr::{op}", _shape(op), lib=_library)
     torch.library.register_fake(f"fastsr::{op}_backward", empty, lib=_library)

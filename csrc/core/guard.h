@@ -9,7 +9,7 @@
 
 namespace fastsr {
 
-constexpr size_t kGuard = 256;             // bytes behind each part of the arena that nobody writes; kernels may read them
+constexpr size_t kGuard = 256;  // bytes behind each part of the arena that nobody writes; kernels may read them
 constexpr uint32_t kPoison = 0x7fc00000u;  // a NaN
 
 inline void poison(unsigned char* p, size_t bytes) {

@@ -7,7 +7,8 @@
 namespace fastsr {
 
 enum class Border : int { kZero = 0, kReplicate = 1, kSymmetric = 2 };
-enum class Activation : int { kNone = 0, kRelu = 1, kLeakyRelu = 2 };
+// Those from kSilu on take an exponential. kGate is conv2d's own: (t + residual) (sigmoid(t) - 1/2).
+enum class Activation : int { kNone, kRelu, kLeakyRelu, kSilu, kSigmoid, kTanh, kGate };
 // How a convolution is computed where there is a choice; kFastest: by the kernel's estimate.
 enum class Algorithm : int { kFastest, kDirect, kColumns, kTiles };
 
@@ -36,10 +37,13 @@ struct Params {
   }                                                                                      \
   static inline __attribute__((always_inline)) T& NAME(Spec& spec) { return *reinterpret_cast<T*>(spec.params.bytes); }
 
+constexpr int kMaxInputs = 8;
+
 // One step: what its op's rule parsed, then what the compiler decided.
 struct Spec {
   int64_t inputs;
-  int64_t channels_in;  // of the first input
+  int64_t joined = 1;   // the first so many of them are one, their channels following each other
+  int64_t channels_in;  // of those together
   int64_t channels_out;
   Params params;
   TensorRef weights[3];
@@ -48,11 +52,10 @@ struct Spec {
   bool bf16;  // products of bfloat16, summed in fp32
   // Values kept as pairs of bfloat16. Row k of such a view has channel 2 k in the low half of a lane and 2 k + 1 in the
   // high half (0 where there is none): half as many channels of floats for everyone but kernels.
-  bool pairs_in, pairs_residual, pairs_out;
+  // Where inputs are joined, a pair is of two channels that follow each other there, too.
+  bool pairs_in[kMaxInputs], pairs_out;
   Algorithm algorithm;  // for tests, which hold the estimate to the clock
 };
-
-constexpr int kMaxInputs = 8;
 
 struct Args {
   const Spec* spec;
@@ -81,8 +84,8 @@ struct Kernel {
   int64_t (*work)(const Spec&, const Rect& out);
   // The size of blocks; null: 1 x 1.
   Blocks (*blocks)(const Spec&) = nullptr;
-  // Whether in[0] is read once only, so that it need not stay in L2, and what lies outside of in[0].rect counts as zero,
-  // so that no border need be made. Null: no.
+  // Whether windows are read once only, so that they need not stay in L2, and what lies outside of their rect counts as
+  // zero, so that no border need be made. Null: no.
   bool (*streams)(const Spec&) = nullptr;
   // Which of the kernel's algorithms a step takes, for people. Null: it has one.
   const char* (*algorithm)(const Spec&) = nullptr;

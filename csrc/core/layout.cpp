@@ -83,7 +83,9 @@ struct Survey {
 
  private:
   void look(const Layout& layout, const Rect& lr, bool rows) {
-    const std::vector<Rect> areas = plane_areas(program, lr, h, w);
+    std::vector<Rect> areas;
+    Needs work;
+    plane_areas(program, lr, h, w, areas, work);
     for (size_t k = 0; k < program.segments.size(); ++k) {
       const Segment& segment = program.segments[k];
       const Rect& area = areas[index(segment.out)];
@@ -105,7 +107,8 @@ struct Survey {
 
   void look_down(const Segment& segment, const Rect& task, int64_t band, Sizes& most) const {
     std::vector<int64_t> end(segment.buffers.size(), INT64_MIN);  // of the rows that a buffer holds
-    for_each_band(program, segment, task, band, h, w, [&](const Rect&, const Needs& need) {
+    Needs last, work;
+    for_each_band(program, segment, task, band, h, w, last, work, [&](const Rect&, const Needs& need) {
       for (size_t b = 0; b < end.size(); ++b) {
         if (height(need.buffer[b]) <= 0) continue;
         end[b] = std::max(end[b], need.buffer[b].y1);
@@ -219,15 +222,15 @@ View plane_view(float* data, int64_t channels, const Rect& rect) {
   return {data, row | 16, channels * (row | 16) + 16, channels, rect};
 }
 
-std::vector<Rect> plane_areas(const Program& program, const Rect& lr, int64_t h, int64_t w) {
-  std::vector<Rect> areas(program.graph.values.size(), kNothing);
+void plane_areas(const Program& program, const Rect& lr, int64_t h, int64_t w, std::vector<Rect>& areas, Needs& need) {
+  areas.assign(program.graph.values.size(), kNothing);
   const int64_t s = program.graph.scale;
   areas[index(program.graph.out())] = {lr.y0 * s, lr.x0 * s, lr.y1 * s, lr.x1 * s};
   for (auto segment = program.segments.rbegin(); segment != program.segments.rend(); ++segment) {
     const int64_t g = segment->granule;
     Rect& area = areas[index(segment->out)];
     area = {floor_div(area.y0, g) * g, floor_div(area.x0, g) * g, ceil_div(area.y1, g) * g, ceil_div(area.x1, g) * g};
-    const Needs need = needs_of(program, *segment, area, h, w);
+    needs_of(program, *segment, area, h, w, nullptr, need);
     for (size_t b = 0; b < segment->buffers.size(); ++b) {
       const Buffer& buffer = segment->buffers[b];
       if (buffer.origin != Buffer::kPlane) continue;
@@ -235,7 +238,6 @@ std::vector<Rect> plane_areas(const Program& program, const Rect& lr, int64_t h,
       areas[index(buffer.value)] = unite(areas[index(buffer.value)], seen);
     }
   }
-  return areas;
 }
 
 size_t sink_scratch(const Layout& layout, const Ends& ends) {

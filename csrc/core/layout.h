@@ -49,8 +49,9 @@ size_t sink_scratch(const Layout& layout, const Ends& ends);
 // Bytes that the session holds while running, packed weights included.
 size_t bytes(const Program& program, const Layout& layout, const Ends& ends);
 
-// Per value, the part of it that the output rectangle `lr` (in LR pixels) asks for; of planes only.
-std::vector<Rect> plane_areas(const Program& program, const Rect& lr, int64_t h, int64_t w);
+// Per value, the part of it that the output rectangle `lr` (in LR pixels) asks for; of planes only. `areas` is overwritten,
+// `need` worked in.
+void plane_areas(const Program& program, const Rect& lr, int64_t h, int64_t w, std::vector<Rect>& areas, Needs& need);
 
 // A plane between segments, of this part of its value.
 View plane_view(float* data, int64_t channels, const Rect& rect);

@@ -59,9 +59,11 @@ std::string choice_param(const Step& step, const char* name, const std::vector<s
   return *value;
 }
 
-Activation activation_param(const Step& step, const char* name) {
-  const std::string act = choice_param(step, name, {"none", "relu", "leaky_relu"});
-  return act == "none" ? Activation::kNone : act == "relu" ? Activation::kRelu : Activation::kLeakyRelu;
+Activation activation_param(const Step& step, const char* name, bool curved) {
+  std::vector<std::string> names{"none", "relu", "leaky_relu", "silu", "sigmoid", "tanh"};  // as in Activation
+  if (!curved) names.resize(3);
+  const std::string act = choice_param(step, name, names);
+  return static_cast<Activation>(std::find(names.begin(), names.end(), act) - names.begin());
 }
 
 bool bool_param(const Step& step, const char* name) {

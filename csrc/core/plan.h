@@ -34,7 +34,8 @@ float float_param(const Step& step, const char* name, float fallback);
 std::string choice_param(const Step& step, const char* name, const std::vector<std::string>& choices);
 TensorRef weight(const Step& step, const Weights& weights, const char* role, int rank);
 TensorRef optional_weight(const Step& step, const Weights& weights, const char* role, int rank);
-Activation activation_param(const Step& step, const char* name);
+// none, relu or leaky_relu; with `curved` also silu, sigmoid or tanh.
+Activation activation_param(const Step& step, const char* name, bool curved = false);
 bool bool_param(const Step& step, const char* name);
 void only(const Step& step, const std::vector<std::string>& params, const std::vector<std::string>& roles);
 

@@ -174,25 +174,56 @@ FASTSR_INLINE void set_weight(float* matrix, int64_t inputs, int64_t o, int64_t 
   reinterpret_cast<uint16_t*>(matrix)[weight_at(inputs, o, k)] = to_bfloat16(value);
 }
 
+// Where channels 2 k and 2 k + 1 of what a step multiplies lie, for k = 0, 1, ...: in one row of pairs, or in two rows of
+// floats, which may be of two inputs.
+struct Pair {
+  const View *even, *odd;  // null: there is none
+  int64_t even_row, odd_row;
+  bool together;  // one row of pairs, that of `even`
+};
+class Pairs {
+ public:
+  explicit Pairs(const Args& a) : a_(a), left_(a.spec->channels_in) {}
+  Pair next() {
+    Pair pair{};
+    if (left_ <= 0) return pair;
+    pair.even = take(pair.even_row);
+    pair.together = a_.spec->pairs_in[pair.even - a_.in];
+    if (--left_ > 0 && !pair.together) pair.odd = take(pair.odd_row);
+    --left_;
+    return pair;
+  }
+
+ private:
+  const View* take(int64_t& row) {
+    for (; row_ >= a_.in[input_].channels; ++input_) row_ = 0;
+    row = row_++;
+    return a_.in + input_;
+  }
+  const Args& a_;
+  int64_t left_, row_ = 0;
+  int input_ = 0;
+};
+
 // Rows of pairs of pixels [from, to) of row y of a step's input, activated: pair k begins at `pairs` + k line; other lanes
 // of a last vector become 0.
 template <typename Act>
 FASTSR_INLINE void make_pairs(const Args& a, Act act, int64_t y, int64_t from, int64_t to, float* pairs, int64_t line) {
-  const int64_t ci = a.spec->channels_in, next = a.in[0].channel_stride;
   const vf zero = set1(0.0f);
-  const float* p = at(a.in[0], 0, y, from);
-  for (int64_t k = 0; k < pair_rows(ci); ++k, pairs += line) {
-    const bool even = 2 * k < ci, odd = 2 * k + 1 < ci;
+  Pairs all(a);
+  for (int64_t k = 0; k < pair_rows(a.spec->channels_in); ++k, pairs += line) {
+    const Pair pair = all.next();
+    const float* even = pair.even ? at(*pair.even, pair.even_row, y, from) : nullptr;
+    const float* odd = pair.odd ? at(*pair.odd, pair.odd_row, y, from) : nullptr;
     for (int64_t x = 0; x < to - from; x += kLanes) {
       vf v = zero;
-      if (a.spec->pairs_in) {
-        if (even) v = on_pairs(act, load(p + x));
+      if (pair.together) {
+        v = on_pairs(act, load(even + x));
       } else {
-        v = to_pairs(even ? act(load(p + x)) : zero, odd ? act(load(p + next + x)) : zero);
+        v = to_pairs(even ? act(load(even + x)) : zero, odd ? act(load(odd + x)) : zero);
       }
       store(pairs + x, select(first(to - from - x), v, zero));
     }
-    p += a.spec->pairs_in ? next : 2 * next;
   }
 }
 

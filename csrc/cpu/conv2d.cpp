@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // conv2d    out = act(w * x + b) [+ residual]                                                    paper 000, Eq. 6-7
-// shapes    x [Ci, H, W]  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar
+// shapes    x [Ci, H, W], in one part or several  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar
 // work      many outputs: kGroup output channels x up to kWide vectors of a row in registers, by products, by Winograd
 //           down the columns (conv2d_columns.h) or in tiles (conv2d_tiles.h), whichever `work` estimates lowest; one to
 //           three outputs: kRows rows x 2 vectors, so that a loaded vector feeds k rows of taps
@@ -29,7 +29,10 @@ constexpr int64_t kFaster = 2, kFasterTaps = 2;
 
 enum class Variant { kFew, kDirect, kPoints, kTaps, kColumns, kTiles };
 
-// Multiply-adds, or what takes as long, of a rectangle done in one way.
+// An exponential takes about as long as so many multiply-adds.
+constexpr int64_t kCurve = 24;
+
+// Multiply-adds, or what takes as long, of a rectangle done in one way, but for an exponential's.
 int64_t work_of(const Spec& spec, Variant variant, int64_t h, int64_t w) {
   const int64_t ci = spec.channels_in, co = round_up(spec.channels_out, kGroup);
   if (variant == Variant::kTiles) {
@@ -87,7 +90,11 @@ bool bf16(const Spec& given) {
 
 bool pairs(const Spec& spec) { return spec.bf16; }
 
-int64_t packing(const Spec& spec) { return 2 * static_cast<int64_t>(variant_of(spec)) + (spec.bf16 ? 1 : 0); }
+int64_t packing(const Spec& spec) {
+  uint32_t slope = 0;  // it is packed
+  if (!conv2d_of(spec).slopes) __builtin_memcpy(&slope, &conv2d_of(spec).slope, sizeof slope);
+  return (static_cast<int64_t>(slope) << 8) + 2 * static_cast<int64_t>(variant_of(spec)) + (spec.bf16 ? 1 : 0);
+}
 
 const char* algorithm(const Spec& spec) {
   switch (variant_of(spec)) {
@@ -118,7 +125,7 @@ size_t packed_bytes(const Spec& spec) {
   if (variant_of(spec) == Variant::kPoints && spec.bf16) weights = matrix_floats(co, spec.channels_in);
   if (variant_of(spec) == Variant::kTaps)
     weights = matrix_floats(co, conv2d_of(spec).kernel * conv2d_of(spec).kernel * round_up(spec.channels_in, kInputs));
-  return static_cast<size_t>(header_floats() + round_up(co, 16) + weights) * sizeof(float);
+  return static_cast<size_t>(header_floats() + 2 * round_up(co, 16) + weights) * sizeof(float);
 }
 
 void pack(const Spec& spec, void* packed) {
@@ -127,10 +134,15 @@ void pack(const Spec& spec, void* packed) {
   const int64_t padded = round_up(co, kGroup);
   Packed* head = static_cast<Packed*>(packed);
   head->bias = header_floats();
-  head->weights = head->bias + round_up(padded, 16);
+  head->slopes = head->bias + round_up(padded, 16);
+  head->weights = head->slopes + round_up(padded, 16);
   const float* w = spec.weights[0].data;
   const float* b = spec.weights[1].data;
-  for (int64_t o = 0; o < padded; ++o) base[head->bias + o] = b && o < co ? b[o] : 0.0f;
+  const float* slopes = spec.weights[2].data;
+  for (int64_t o = 0; o < padded; ++o) {
+    base[head->bias + o] = b && o < co ? b[o] : 0.0f;
+    base[head->slopes + o] = o >= co ? 0.0f : slopes ? slopes[o] : conv2d_of(spec).slope;
+  }
   float* to = base + head->weights;
   switch (variant_of(spec)) {
     case Variant::kTiles:
@@ -185,7 +197,10 @@ size_t scratch_bytes(const Spec& spec, const Rect& in, const Rect& out) {
   return static_cast<size_t>(floats) * sizeof(float);
 }
 
-int64_t work(const Spec& spec, const Rect& out) { return work_of(spec, variant_of(spec), height(out), width(out)); }
+int64_t work(const Spec& spec, const Rect& out) {
+  const int64_t curves = curved(conv2d_of(spec)) ? kCurve * spec.channels_out * height(out) * width(out) : 0;
+  return work_of(spec, variant_of(spec), height(out), width(out)) + curves;
+}
 
 template <typename Act>
 void run_variant(const Args& a, Act act) {
@@ -228,26 +243,38 @@ void run_active(const Args& a, Act act) {
   float* copy = static_cast<float*>(a.scratch);
   for (int64_t c = 0; c < a.spec->channels_in; ++c)
     for (int64_t y = 0; y < h; ++y) {
-      const float* from = in.data + c * in.channel_stride + y * in.row_stride;
+      const float* from = input_at(a, c, in.rect.y0 + y, in.rect.x0);
       for (int64_t x = 0; x < w; x += kLanes) store(copy + (c * h + y) * stride + x, act(load(from + x)));
     }
-  View views[2] = {{copy, h * stride, stride, in.channels, in.rect}, {}};
-  if (a.spec->inputs == 2) views[1] = a.in[1];
+  View views[kMaxInputs + 1] = {{copy, h * stride, stride, a.spec->channels_in, in.rect}};  // of all that are joined
+  if (const View* residual = residual_of(a)) views[a.spec->joined] = *residual;
   Args args = a;
   args.in = views;
   args.scratch = copy + copy_floats(*a.spec, in.rect);
   run_variant(args, Same{});
 }
 
-void run(const Args& a) {
+void run_all(const Args& a) {
   switch (conv2d_of(*a.spec).input_activation) {
     case Activation::kNone:
       return run_variant(a, Same{});
     case Activation::kRelu:
       return run_active(a, Relu{});
-    case Activation::kLeakyRelu:
+    default:
       return run_active(a, Leaky{set1(conv2d_of(*a.spec).slope)});
   }
+}
+
+void run(const Args& a) {
+  if (!curved(conv2d_of(*a.spec)) || a.spec->bf16) return run_all(a);
+  Spec sums = *a.spec;
+  conv2d_of(sums).activation = Activation::kNone;
+  conv2d_of(sums).residual = 0;
+  Args args = a;
+  args.spec = &sums;
+  args.large = false;  // they are read again
+  run_all(args);
+  curve_all(a);
 }
 
 }  // namespace

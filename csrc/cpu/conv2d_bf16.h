@@ -43,28 +43,41 @@ void pack_matrix(const float* w, int64_t outputs, int64_t inputs, int64_t taps, 
 
 // Ends two outputs of n pixels, of which `both` says whether there is a second: residual, activation, store. A value of
 // pairs keeps the two in one lane.
-FASTSR_INLINE void add_residuals(const Args& a, vf (&sum)[2][2], bool both, const float* residual) {
-  for (int v = 0; v < 2; ++v) {
-    const float* p = residual + v * kLanes;
-    if (a.spec->pairs_residual) {
-      sum[0][v] = add(sum[0][v], even_of(load(p)));
-      sum[1][v] = add(sum[1][v], odd_of(load(p)));
-    } else {
-      sum[0][v] = add(sum[0][v], load(p));
-      if (both) sum[1][v] = add(sum[1][v], load(p + a.in[1].channel_stride));
-    }
-  }
+FASTSR_INLINE vf residual_of_two(const Args& a, int i, bool both, const float* p) {
+  if (residual_in_pairs(*a.spec)) return i ? odd_of(load(p)) : even_of(load(p));
+  return i && !both ? set1(0.0f) : load(p + i * residual_channel_stride(a));
 }
 
-FASTSR_INLINE void end_two(const Args& a, vf (&sum)[2][2], bool both, float* to, const float* residual, int64_t n) {
+FASTSR_INLINE void add_residuals(const Args& a, vf (&sum)[2][2], bool both, const float* residual) {
+  for (int i = 0; i < 2; ++i)
+    for (int v = 0; v < 2; ++v) sum[i][v] = add(sum[i][v], residual_of_two(a, i, both, residual + v * kLanes));
+}
+
+FASTSR_INLINE void end_two(const Args& a, int64_t c, vf (&sum)[2][2], bool both, float* to, const float* residual,
+                           int64_t n) {
   const Spec& spec = *a.spec;
-  if (residual && conv2d_of(spec).sum_inside) add_residuals(a, sum, both, residual);
-  if (conv2d_of(spec).activation != Activation::kNone) {
-    const vf slope = set1(conv2d_of(spec).activation == Activation::kRelu ? 0.0f : conv2d_of(spec).slope);
+  const Conv2d& conv = conv2d_of(spec);
+  if (curved(conv)) {
+    alignas(64) float sums[4 * kLanes], added[4 * kLanes];
     for (int i = 0; i < 2; ++i)
-      for (int v = 0; v < 2; ++v) sum[i][v] = leaky(sum[i][v], slope);
+      for (int v = 0; v < 2; ++v) {
+        store(sums + (2 * i + v) * kLanes, sum[i][v]);
+        store(added + (2 * i + v) * kLanes, residual ? residual_of_two(a, i, both, residual + v * kLanes) : set1(0.0f));
+      }
+    curve(conv, sums, added, 4 * kLanes);
+    for (int i = 0; i < 2; ++i)
+      for (int v = 0; v < 2; ++v) sum[i][v] = load(sums + (2 * i + v) * kLanes);
+  } else {
+    if (residual && conv.sum_inside) add_residuals(a, sum, both, residual);
+    if (conv.activation != Activation::kNone) {
+      const float* slopes = slopes_of(a) + c;
+      for (int i = 0; i < 2; ++i) {
+        const vf slope = set1(conv.activation == Activation::kRelu ? 0.0f : slopes[i]);
+        for (int v = 0; v < 2; ++v) sum[i][v] = leaky(sum[i][v], slope);
+      }
+    }
+    if (residual && !conv.sum_inside) add_residuals(a, sum, both, residual);
   }
-  if (residual && !conv2d_of(spec).sum_inside) add_residuals(a, sum, both, residual);
   if (spec.pairs_out) {
     write(a, to, to_pairs(sum[0][0], sum[1][0]), to_pairs(sum[0][1], sum[1][1]), n);
   } else {
@@ -79,7 +92,7 @@ FASTSR_INLINE float* out_at(const Args& a, int64_t c, int64_t y, int64_t x) {
 }
 
 FASTSR_INLINE const float* residuals_at(const Args& a, int64_t c, int64_t y, int64_t x) {
-  return residual_at(a, a.spec->pairs_residual ? c / 2 : c, y, x);
+  return residual_at(a, residual_in_pairs(*a.spec) ? c / 2 : c, y, x);
 }
 
 // 32 outputs from c on, of 32 pixels of row y from x on, that wait to be ended while others are multiplied.
@@ -105,7 +118,7 @@ struct Ending {
       vf sum[2][2];
       for (int i = 0; i < 2; ++i)
         for (int v = 0; v < 2; ++v) sum[i][v] = add(load(products + i * kPixels + v * kLanes), set1(bias[c + i]));
-      end_two(a, sum, c + 1 < end, out_at(a, c, y, x), residuals_at(a, c, y, x), a.out.rect.x1 - x);
+      end_two(a, c, sum, c + 1 < end, out_at(a, c, y, x), residuals_at(a, c, y, x), a.out.rect.x1 - x);
     }
   }
   __attribute__((always_inline)) void operator()() { end_until(min(end, c + share)); }
@@ -123,16 +136,20 @@ void points_bf16(const Args& a, Act act) {
   float* const products = static_cast<float*>(a.scratch);
   float* const panels = products + kProducts;
   Ending ending(a, base + head->bias, rows / 16);
+  int64_t rows_in = 0;
+  for (int64_t i = 0; i < a.spec->joined; ++i) rows_in += a.in[i].channels;
   int64_t turn = 0;
   for (int64_t y = r.y0; y < r.y1; ++y) {
     for (int64_t x = r.x0; x < r.x1; x += kPixels)
       make_pairs(a, act, y, x, min(r.x1, x + kPixels), panels + (x - r.x0) * rows, kPixels);
     for (int64_t x = r.x0; x < r.x1; x += kPixels) {
       const float* panel = panels + (x - r.x0) * rows;
-      const int64_t n = r.x1 - x, rows_in = a.in[0].channels, share = (rows_in * kOutputs + co - 1) / co;
+      const int64_t n = r.x1 - x, share = (rows_in * kOutputs + co - 1) / co;
       for (int64_t c = 0, ahead = 0; c < co; c += kOutputs) {
-        for (const int64_t end = min(rows_in, ahead + share); ahead < end; ++ahead)
-          for (int v = 0; v < 2; ++v) __builtin_prefetch(at(a.in[0], ahead, y + 1, x + v * kLanes), 0, 2);
+        for (const int64_t end = min(rows_in, ahead + share); ahead < end; ++ahead) {
+          const float* next = input_at(a, ahead, y + 1, x);
+          for (int v = 0; v < 2; ++v) __builtin_prefetch(next + v * kLanes, 0, 2);
+        }
         float* to = products + (turn ^= kOutputs * kPixels);
         bf16_products(base + head->weights, ci, c, {panel, kPixels}, n <= kLanes, to, kPixels, ending);
         ending.rest();
@@ -154,7 +171,12 @@ void taps_bf16(const Args& a, Act act) {
   const int64_t ci = a.spec->channels_in, co = a.spec->channels_out, pairs = pair_rows(ci);
   const int64_t side = conv2d_of(*a.spec).kernel, radius = side / 2;
   const Rect& r = a.out.rect;
-  const Rect& in = a.in[0].rect;
+  // Where an input is not, because it was clipped to the image, its border is zero, and so is that of the others.
+  Rect in = a.in[0].rect;
+  for (int64_t i = 1; i < a.spec->joined; ++i) {
+    const Rect& other = a.in[i].rect;
+    in = {max(in.y0, other.y0), max(in.x0, other.x0), min(in.y1, other.y1), min(in.x1, other.x1)};
+  }
   const int64_t line = taps_line(*a.spec, r), row = pairs * line;
   float* const products = static_cast<float*>(a.scratch);
   float* const rows = products + kProducts;

@@ -101,12 +101,13 @@ struct ColumnsRoom {
 // Transforms the rows that the block of output rows from y reads.
 void transform_input(const Args& a, const ColumnsRoom& room, const float* transform, int64_t y, float* to) {
   const Columns z(*a.spec);
-  const View& in = a.in[0];
   for (int64_t part = 0; part < z.parts; ++part) {
     // A shorter column does not depend on the last rows, which may not exist: zeros do as well.
     const int rows = static_cast<int>(z.rows - 1 + min(z.taps, z.k - part * z.taps));
     for (int64_t ci = 0; ci < a.spec->channels_in; ++ci, to += kPoints * room.line) {
-      const float* top = at(in, ci, y - z.k / 2 + part * z.taps, in.rect.x0);
+      const Channel from = channel_of(a, ci);
+      const View& in = *from.view;
+      const float* top = at(in, from.c, y - z.k / 2 + part * z.taps, in.rect.x0);
       for (int64_t x = 0; x < width(in.rect); x += kLanes) {
         vf row[kPoints];
         for (int i = 0; i < rows; ++i) row[i] = load(top + i * in.row_stride + x);
@@ -186,7 +187,7 @@ FASTSR_INLINE void unit(const Args& a, const Columns& z, int64_t line, const flo
       vf sum[1][V];
       FASTSR_UNROLL
       for (int v = 0; v < V; ++v) sum[0][v] = row[v][i];
-      finish(a, sum, at(a.out, c + g, y + i, x), 0, residual_at(a, c + g, y + i, x), 0, 1, n);
+      finish<kChannelsFrom>(a, c + g, sum, at(a.out, c + g, y + i, x), 0, residual_at(a, c + g, y + i, x), 0, 1, n);
     }
   }
 }

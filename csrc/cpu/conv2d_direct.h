@@ -16,14 +16,14 @@ constexpr int64_t kPanel = kWide * kLanes;
 template <int V>
 FASTSR_INLINE void group(const Args& a, const float* w, const float* bias, int64_t c0, int64_t y, int64_t x,
                          int64_t n) {
-  const View& in = a.in[0];
   const int64_t k = conv2d_of(*a.spec).kernel, r = k / 2;
   vf sum[kGroup][V];
   for (int g = 0; g < kGroup; ++g)
     for (int v = 0; v < V; ++v) sum[g][v] = set1(bias[g]);
   for (int64_t ci = 0; ci < a.spec->channels_in; ++ci) {
+    const Channel in = channel_of(a, ci);
     for (int64_t ky = 0; ky < k; ++ky) {
-      const float* row = at(in, ci, y - r + ky, x - r);
+      const float* row = at(*in.view, in.c, y - r + ky, x - r);
       for (int64_t kx = 0; kx < k; ++kx, w += kGroup) {
         vf p[V];
         for (int v = 0; v < V; ++v) p[v] = load(row + kx + v * kLanes);
@@ -34,8 +34,8 @@ FASTSR_INLINE void group(const Args& a, const float* w, const float* bias, int64
       }
     }
   }
-  finish(a, sum, at(a.out, c0, y, x), a.out.channel_stride, residual_at(a, c0, y, x),
-         a.spec->inputs == 2 ? a.in[1].channel_stride : 0, a.spec->channels_out - c0, n);
+  finish<kChannelsFrom>(a, c0, sum, at(a.out, c0, y, x), a.out.channel_stride, residual_at(a, c0, y, x),
+                        residual_channel_stride(a), a.spec->channels_out - c0, n);
 }
 
 // kGroup output channels of V vectors of a panel.
@@ -57,8 +57,8 @@ FASTSR_INLINE void panel_group(const Args& a, const float* panel, const float* w
       for (int v = 0; v < V; ++v) sum[g][v] = fmadd(p[v], weight, sum[g][v]);
     }
   }
-  finish(a, sum, at(a.out, c0, y, x), a.out.channel_stride, residual_at(a, c0, y, x),
-         a.spec->inputs == 2 ? a.in[1].channel_stride : 0, a.spec->channels_out - c0, n);
+  finish<kChannelsFrom>(a, c0, sum, at(a.out, c0, y, x), a.out.channel_stride, residual_at(a, c0, y, x),
+                        residual_channel_stride(a), a.spec->channels_out - c0, n);
 }
 
 // 1 x 1: a row of the input becomes panels [panel][Ci][kPanel], so that what is read again lies together.
@@ -71,7 +71,7 @@ void points(const Args& a, Act act) {
   const Rect& r = a.out.rect;
   for (int64_t y = r.y0; y < r.y1; ++y) {
     for (int64_t c = 0; c < ci; ++c) {
-      const float* from = at(a.in[0], c, y, r.x0);
+      const float* from = input_at(a, c, y, r.x0);
       float* to = panels + c * kPanel;
       for (int64_t x = 0; x < width(r); x += kPanel, from += kPanel, to += ci * kPanel) {
         FASTSR_UNROLL
@@ -85,8 +85,10 @@ void points(const Args& a, Act act) {
       const int64_t share = (ci * kGroup + a.spec->channels_out - 1) / a.spec->channels_out;
       for (int64_t c = 0, ahead = 0; c < a.spec->channels_out; c += kGroup) {
         // The next row, meanwhile: its pieces are too short for the hardware to see them coming.
-        for (const int64_t end = min(ci, ahead + share); ahead < end; ++ahead)
-          for (int v = 0; v < kWide; ++v) __builtin_prefetch(at(a.in[0], ahead, y + 1, x + v * kLanes), 0, 2);
+        for (const int64_t end = min(ci, ahead + share); ahead < end; ++ahead) {
+          const float* next = input_at(a, ahead, y + 1, x);
+          for (int v = 0; v < kWide; ++v) __builtin_prefetch(next + v * kLanes, 0, 2);
+        }
         const float* w = base + head->weights + c * ci;
         const float* bias = base + head->bias + c;
         if (n > 2 * kLanes && kWide > 2) {
@@ -127,18 +129,18 @@ void many(const Args& a) {
 // One output channel, R rows from y, V vectors from x. K > 0 is the kernel's side known at compile time.
 template <int R, int V, int K>
 FASTSR_INLINE void rows(const Args& a, const float* w, float bias, int64_t c, int64_t y, int64_t x, int64_t n) {
-  const View& in = a.in[0];
   const int64_t k = K ? K : conv2d_of(*a.spec).kernel, r = k / 2;
   vf sum[R][V];
   for (int i = 0; i < R; ++i)
     for (int v = 0; v < V; ++v) sum[i][v] = set1(bias);
   for (int64_t ci = 0; ci < a.spec->channels_in; ++ci, w += k * k) {
-    const float* top = at(in, ci, y - r, x - r);
+    const Channel in = channel_of(a, ci);
+    const float* top = at(*in.view, in.c, y - r, x - r);
     if (K) {
       vf weight[K ? K * K : 1];
       for (int t = 0; t < K * K; ++t) weight[t] = set1(w[t]);
       const float* from = top;
-      const int64_t stride = in.row_stride, next = in.channel_stride;
+      const int64_t stride = in.view->row_stride, next = in.view->channel_stride;
       FASTSR_UNROLL
       for (int line = 0; line < R + K - 1; ++line, from += stride) {
         FASTSR_OPAQUE(from);  // else every address is computed beforehand, kept on the stack and fetched from there
@@ -161,12 +163,13 @@ FASTSR_INLINE void rows(const Args& a, const float* w, float bias, int64_t c, in
           const vf weight = set1(w[ky * k + kx]);
           for (int i = 0; i < R; ++i)
             for (int v = 0; v < V; ++v)
-              sum[i][v] = fmadd(load(top + (i + ky) * in.row_stride + kx + v * kLanes), weight, sum[i][v]);
+              sum[i][v] = fmadd(load(top + (i + ky) * in.view->row_stride + kx + v * kLanes), weight, sum[i][v]);
         }
     }
   }
-  finish(a, sum, at(a.out, c, y, x), a.out.row_stride, residual_at(a, c, y, x),
-         a.spec->inputs == 2 ? a.in[1].row_stride : 0, R, n);
+  const View* residual = residual_of(a);
+  finish<kRowsOf>(a, c, sum, at(a.out, c, y, x), a.out.row_stride, residual_at(a, c, y, x),
+                  residual ? residual->row_stride : 0, R, n);
 }
 
 // R rows from y, all of their pixels.

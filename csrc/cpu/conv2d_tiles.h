@@ -26,7 +26,7 @@ FASTSR_INLINE void transform_tiles(const Args& a, const Band& room, Act act) {
   float* const copies = made + 2 * Tiles::kEdge * room.wide;  // of rows that are not in the image
   for (int64_t c = 0; c < a.spec->channels_in; ++c)
     for (int64_t r = 0; r < room.rows; ++r) {
-      transform_down(a, room, c, r, act, copies, made);
+      transform_down(channel_of(a, c), room, r, act, copies, made);
       float* to = scratch + c * room.line + r * room.columns;
       for (int64_t t = 0; t < room.columns; t += kLanes)
         for (int p = 0; p < 6; ++p) {
@@ -110,7 +110,8 @@ void finish_tiles(const Args& a, const Band& room, const float* bias, int64_t c0
         for (int64_t x = left; x < right; x += 4 * kLanes, line += 4 * kLanes) {
           vf sum[1][4];
           for (int v = 0; v < 4; ++v) sum[0][v] = add(load(line + v * kLanes), set1(bias[c0 + c]));
-          finish(a, sum, at(a.out, c0 + c, y, x), 0, residual_at(a, c0 + c, y, x), 0, 1, right - x);
+          finish<kChannelsFrom>(a, c0 + c, sum, at(a.out, c0 + c, y, x), 0, residual_at(a, c0 + c, y, x), 0, 1,
+                                right - x);
         }
       }
     }

@@ -13,14 +13,14 @@ namespace {
 
 #if defined(FASTSR_BF16)
 
-// Of channels 2 k and 2 k + 1, which lie in one row of pairs.
+// Of two channels, which lie in one row of pairs.
 template <typename Act>
-FASTSR_INLINE void transform_pair_down(const Args& a, const Band& room, int64_t k, int64_t r, Act act, float* copies,
+FASTSR_INLINE void transform_pair_down(const Pair& pair, const Band& room, int64_t r, Act act, float* copies,
                                        float* even, float* odd) {
   const int64_t s = Tiles::kSide, n = s * room.columns + 2;
   const float* rows[6];
   for (int i = 0; i < 6; ++i)
-    rows[i] = row_or_copy(a.in[0], k, room.y + s * r - 1 + i, room.x - 1, n, copies + i * room.wide);
+    rows[i] = row_or_copy(*pair.even, pair.even_row, room.y + s * r - 1 + i, room.x - 1, n, copies + i * room.wide);
   for (int64_t x = 0; x < n; x += kLanes) {
     vf d[6], e[6], v[6];
     FASTSR_UNROLL
@@ -46,19 +46,21 @@ FASTSR_INLINE void transform_pairs(const Args& a, const Band& room, Act act) {
   float* const odd = made + Tiles::kEdge * room.wide;
   float* const copies = odd + Tiles::kEdge * room.wide;
   const int64_t ci = a.spec->channels_in, tiles = round_up(room.rows * room.columns, kLanes);
+  Pairs all(a);
   for (int64_t k = 0; k < pair_rows(ci); ++k) {
-    if (2 * k >= ci) {  // padding
+    const Pair pair = all.next();
+    if (!pair.even) {  // padding
       for (int p = 0; p < Tiles::kPoints; ++p)
         for (int64_t t = 0; t < tiles; t += kLanes) store(scratch + p * room.point_in + k * room.line + t, set1(0.0f));
       continue;
     }
     for (int64_t r = 0; r < room.rows; ++r) {
-      if (a.spec->pairs_in) {
-        transform_pair_down(a, room, k, r, act, copies, made, odd);
+      if (pair.together) {
+        transform_pair_down(pair, room, r, act, copies, made, odd);
       } else {
-        transform_down(a, room, 2 * k, r, act, copies, made);
-        if (2 * k + 1 < ci) {
-          transform_down(a, room, 2 * k + 1, r, act, copies, odd);
+        transform_down({pair.even, pair.even_row}, room, r, act, copies, made);
+        if (pair.odd) {
+          transform_down({pair.odd, pair.odd_row}, room, r, act, copies, odd);
         } else {
           __builtin_memset(odd, 0, static_cast<size_t>(Tiles::kEdge * room.wide) * sizeof(float));
         }
@@ -123,7 +125,7 @@ void finish_pairs(const Args& a, const Band& room, const float* bias, int64_t c0
             sum[0][v] = add(load(line + v * kLanes), set1(bias[c0 + c]));
             sum[1][v] = both ? add(load(line + second + v * kLanes), set1(bias[c0 + c + 1])) : set1(0.0f);
           }
-          end_two(a, sum, both, out_at(a, c0 + c, y, x), residuals_at(a, c0 + c, y, x), right - x);
+          end_two(a, c0 + c, sum, both, out_at(a, c0 + c, y, x), residuals_at(a, c0 + c, y, x), right - x);
         }
       }
     }

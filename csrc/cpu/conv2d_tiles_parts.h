@@ -165,14 +165,13 @@ FASTSR_INLINE const float* row_or_copy(const View& in, int64_t c, int64_t y, int
   return line;
 }
 
-// Six rows from row `r` of tiles of channel c, transformed down: to [6][wide].
+// Six rows from row `r` of tiles of a channel, transformed down: to [6][wide].
 template <typename Act>
-FASTSR_INLINE void transform_down(const Args& a, const Band& room, int64_t c, int64_t r, Act act, float* copies,
-                                  float* to) {
+FASTSR_INLINE void transform_down(const Channel& from, const Band& room, int64_t r, Act act, float* copies, float* to) {
   const int64_t s = Tiles::kSide, n = s * room.columns + 2;
   const float* rows[6];
   for (int i = 0; i < 6; ++i)
-    rows[i] = row_or_copy(a.in[0], c, room.y + s * r - 1 + i, room.x - 1, n, copies + i * room.wide);
+    rows[i] = row_or_copy(*from.view, from.c, room.y + s * r - 1 + i, room.x - 1, n, copies + i * room.wide);
   for (int64_t x = 0; x < n; x += kLanes) {
     vf d[6], v[6];
     FASTSR_UNROLL
@@ -201,9 +200,7 @@ struct Ahead {
   int64_t c, y, y0, y1, x0, x1, pieces;
 
   Ahead(const Args& a, const Band& band, int64_t c0, int64_t count)
-      : views{a.large ? nullptr : &a.out, a.spec->inputs == 2 ? &a.in[1] : nullptr},
-        pairs{a.spec->pairs_out, a.spec->pairs_residual},
-        c(c0) {
+      : views{a.large ? nullptr : &a.out, residual_of(a)}, pairs{a.spec->pairs_out, residual_in_pairs(*a.spec)}, c(c0) {
     const Rect& r = a.out.rect;
     y = y0 = max(r.y0, band.y);
     y1 = min(r.y1, band.y + Tiles::kSide * band.rows);

@@ -16,6 +16,8 @@
 
 #if defined(FASTSR_AVX512) || defined(FASTSR_ISA_AVX2)
 #include <immintrin.h>
+#elif defined(FASTSR_ISA_NEON)
+#include <arm_neon.h>
 #endif
 
 #define FASTSR_INLINE static inline __attribute__((always_inline))
@@ -69,7 +71,11 @@ FASTSR_INLINE vf add(vf a, vf b) { return _mm512_add_ps(a, b); }
 FASTSR_INLINE vf sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 FASTSR_INLINE vf mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 FASTSR_INLINE vf fmadd(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+FASTSR_INLINE vf div(vf a, vf b) { return _mm512_div_ps(a, b); }
 FASTSR_INLINE vf max(vf a, vf b) { return _mm512_max_ps(a, b); }
+FASTSR_INLINE vf min(vf a, vf b) { return _mm512_min_ps(a, b); }
+// v 2^n for a whole n from -126 to 127, v and the result normal.
+FASTSR_INLINE vf times_power(vf v, vf n) { return _mm512_scalef_ps(v, n); }
 FASTSR_INLINE vf abs(vf a) { return _mm512_abs_ps(a); }
 // The first n lanes, 0 <= n; n >= kLanes means all.
 FASTSR_INLINE mask first(int64_t n) { return n >= 16 ? 0xffff : static_cast<mask>((1u << n) - 1); }
@@ -139,7 +145,12 @@ FASTSR_INLINE vf add(vf a, vf b) { return _mm256_add_ps(a, b); }
 FASTSR_INLINE vf sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 FASTSR_INLINE vf mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 FASTSR_INLINE vf fmadd(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+FASTSR_INLINE vf div(vf a, vf b) { return _mm256_div_ps(a, b); }
 FASTSR_INLINE vf max(vf a, vf b) { return _mm256_max_ps(a, b); }
+FASTSR_INLINE vf min(vf a, vf b) { return _mm256_min_ps(a, b); }
+FASTSR_INLINE vf times_power(vf v, vf n) {
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
+}
 FASTSR_INLINE vf abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 FASTSR_INLINE mask first(int64_t n) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -151,10 +162,14 @@ FASTSR_INLINE mask greater(vf a, vf b) { return _mm256_castps_si256(_mm256_cmp_p
 FASTSR_INLINE vf select(mask m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(m)); }
 FASTSR_INLINE bool any(mask m) { return !_mm256_testz_si256(m, m); }
 
-#else  // baseline: GCC and Clang vector extensions, SSE2 on x86-64 and NEON on AArch64
+#else  // baseline and neon: GCC and Clang vector extensions, which are SSE2 on x86-64 and NEON on AArch64
 
 constexpr int kLanes = 4;
+#if defined(FASTSR_ISA_NEON)
+constexpr int kRegisters = 32;
+#else
 constexpr int kRegisters = 16;
+#endif
 typedef float vf __attribute__((vector_size(16)));
 typedef float vf_unaligned __attribute__((vector_size(16), aligned(4)));
 typedef int32_t mask __attribute__((vector_size(16)));
@@ -163,18 +178,33 @@ FASTSR_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) =
 FASTSR_INLINE void store_past(float* p, vf v) { store(p, v); }
 FASTSR_INLINE void fence_past() {}
 FASTSR_INLINE vf set1(float v) { return vf{v, v, v, v}; }
+#if defined(FASTSR_ISA_NEON)
+FASTSR_INLINE vf load_half(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+#else
 FASTSR_INLINE vf load_half(const uint16_t* p) { return vf{half(p[0]), half(p[1]), half(p[2]), half(p[3])}; }
+#endif
 FASTSR_INLINE vf add(vf a, vf b) { return a + b; }
 FASTSR_INLINE vf sub(vf a, vf b) { return a - b; }
 FASTSR_INLINE vf mul(vf a, vf b) { return a * b; }
-// Fused on AArch64 and wherever the compiler is allowed to; elsewhere two roundings.
+#if defined(FASTSR_ISA_NEON)
+FASTSR_INLINE vf fmadd(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+#else
+// Two roundings: "baseline" gives the same bytes on every machine.
 FASTSR_INLINE vf fmadd(vf a, vf b, vf c) { return a * b + c; }
+#endif
 FASTSR_INLINE vf select(mask m, vf yes, vf no) {
   return reinterpret_cast<vf>((reinterpret_cast<mask>(yes) & m) | (reinterpret_cast<mask>(no) & ~m));
 }
 FASTSR_INLINE mask greater(vf a, vf b) { return a > b; }
 FASTSR_INLINE bool any(mask m) { return (m[0] | m[1] | m[2] | m[3]) != 0; }
+FASTSR_INLINE vf div(vf a, vf b) { return a / b; }
 FASTSR_INLINE vf max(vf a, vf b) { return select(a > b, a, b); }
+FASTSR_INLINE vf min(vf a, vf b) { return select(a < b, a, b); }
+FASTSR_INLINE vf times_power(vf v, vf n) {
+  typedef uint32_t bits __attribute__((vector_size(16)));
+  const bits exponent = reinterpret_cast<bits>(__builtin_convertvector(n, mask)) << 23;
+  return reinterpret_cast<vf>(reinterpret_cast<bits>(v) + exponent);
+}
 FASTSR_INLINE vf abs(vf a) {
   return reinterpret_cast<vf>(reinterpret_cast<mask>(a) & mask{0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff});
 }
@@ -195,7 +225,15 @@ FASTSR_INLINE vf load_masked(const float* p, mask m) {
 
 #endif
 
-#if !defined(FASTSR_AVX512)
+#if defined(FASTSR_ISA_NEON)
+FASTSR_INLINE void deinterleave4(const float* p, vf* out) {
+  const float32x4x4_t v = vld4q_f32(p);
+  for (int k = 0; k < 4; ++k) out[k] = v.val[k];
+}
+FASTSR_INLINE void interleave2(const vf* v, float* p) { vst2q_f32(p, (float32x4x2_t{{v[0], v[1]}})); }
+FASTSR_INLINE void interleave3(const vf* v, float* p) { vst3q_f32(p, (float32x4x3_t{{v[0], v[1], v[2]}})); }
+FASTSR_INLINE void interleave4(const vf* v, float* p) { vst4q_f32(p, (float32x4x4_t{{v[0], v[1], v[2], v[3]}})); }
+#elif !defined(FASTSR_AVX512)
 // out[k][i] = p[4 i + k]
 FASTSR_INLINE void deinterleave4(const float* p, vf* out) {
   float line[4][kLanes];
@@ -222,6 +260,22 @@ FASTSR_INLINE void interleave(const vf* v, float* p) {
   if (N == 2) return interleave2(v, p);
   if (N == 3) return interleave3(v, p);
   interleave4(v, p);
+}
+
+// e^v, v between -87 and 87, what lies outside counting as the nearer of them: within 2 units of the last place
+// (tests/ops/test_activations.py finds 1.5). NaN stays NaN. Cody and Waite: v = n ln 2 + r, e^v = 2^n e^r; ln 2 in two
+// parts, of which n times the first is exact with and without fused products, and Cephes' polynomial for |r| <= ln 2 / 2.
+FASTSR_INLINE vf exp(vf v) {
+  v = min(set1(87.0f), max(set1(-87.0f), v));
+  const vf shift = set1(0x1.8p23f);  // rounds to a whole number
+  const vf n = sub(fmadd(v, set1(0x1.715476p0f), shift), shift);
+  const vf r = fmadd(n, set1(2.12194440e-4f), fmadd(n, set1(-0.693359375f), v));
+  vf p = fmadd(r, set1(1.9875691500e-4f), set1(1.3981999507e-3f));
+  p = fmadd(p, r, set1(8.3334519073e-3f));
+  p = fmadd(p, r, set1(4.1665795894e-2f));
+  p = fmadd(p, r, set1(1.6666665459e-1f));
+  p = fmadd(p, r, set1(5.0000001201e-1f));
+  return times_power(add(set1(1.0f), fmadd(p, mul(r, r), r)), n);
 }
 
 FASTSR_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }

@@ -56,7 +56,7 @@ struct Phases {
     products = made;
     c = group;
     end = min(group + kOutputs, a.spec->channels_out);
-    lr = at(a.in[0], a.spec->pairs_in ? c / 2 : c, y, x);
+    lr = at(a.in[0], a.spec->pairs_in[0] ? c / 2 : c, y, x);
     to = at(a.out, a.spec->pairs_out ? c / 2 : c, S * y + i, S * x);
     from = max(0, r.x0 - S * x);
     until = min(S * min(kPixels, a.in[0].rect.x1 - x), r.x1 - S * x);
@@ -79,8 +79,10 @@ struct Phases {
       vf sum[2][2][S];  // channel, vector, phase
       for (int v = 0; v < 2; ++v) {
         const vf x = load(lr + v * kLanes);
-        const vf even = spec.pairs_in ? even_of(x) : x;
-        const vf odd = spec.pairs_in ? odd_of(x) : both ? load(lr + a.in[0].channel_stride + v * kLanes) : set1(0.0f);
+        const vf even = spec.pairs_in[0] ? even_of(x) : x;
+        const vf odd = spec.pairs_in[0] ? odd_of(x)
+                       : both           ? load(lr + a.in[0].channel_stride + v * kLanes)
+                                        : set1(0.0f);
         for (int j = 0; j < S; ++j)
           for (int i = 0; i < 2; ++i)
             sum[i][v][j] = add(load(products + (j * kOutputs + i) * kPixels + v * kLanes),
@@ -95,7 +97,7 @@ struct Phases {
         line(to, sum[0][0], sum[0][1]);
         if (both) line(to + a.out.channel_stride, sum[1][0], sum[1][1]);
       }
-      lr += (spec.pairs_in ? 1 : 2) * a.in[0].channel_stride;
+      lr += (spec.pairs_in[0] ? 1 : 2) * a.in[0].channel_stride;
       to += (spec.pairs_out ? 1 : 2) * a.out.channel_stride;
     }
   }

@@ -150,7 +150,7 @@ void active(const Args& a) {
       return all<S>(a, Same{});
     case Activation::kRelu:
       return all<S>(a, Relu{});
-    case Activation::kLeakyRelu:
+    default:
       return all<S>(a, Leaky{set1(upsample_of(*a.spec).slope)});
   }
 }

@@ -20,11 +20,11 @@ import torch
 import triton
 import triton.language as tl
 
-NONE, RELU, LEAKY = 0, 1, 2
-ACTIVATIONS = {"none": NONE, "relu": RELU, "leaky_relu": LEAKY}
+NONE, RELU, LEAKY, SILU, SIGMOID, TANH = range(6)
+ACTIVATIONS = {"none": NONE, "relu": RELU, "leaky_relu": LEAKY, "silu": SILU, "sigmoid": SIGMOID, "tanh": TANH}
 ZERO, REPLICATE, SYMMETRIC = 0, 1, 2
 BORDERS = {"zero": ZERO, "replicate": REPLICATE, "symmetric": SYMMETRIC}
-OUTSIDE, INSIDE = 1, 2  # a residual added after the activation, or before it
+OUTSIDE, INSIDE, GATE = 1, 2, 3  # a residual added after the activation, or before it; (t + r) (sigmoid(t) - 1/2)
 IMAGE = 4
 """values of at most so many channels are images, fp32 in every precision"""
 WORKING = (torch.float32, torch.float16, torch.bfloat16)
@@ -125,18 +125,42 @@ def as_bias(b: torch.Tensor | None, channels: int, device: torch.device) -> torc
     return out
 
 
+def how_residual(residual: torch.Tensor | None, sum_inside: bool, gate: bool) -> int:
+    return 0 if residual is None else GATE if gate else INSIDE if sum_inside else OUTSIDE
+
+
 def up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
 @triton.jit
 def act(x, ACT: tl.constexpr, slope):
-    """none, relu or leaky_relu, of fp32."""
+    """The activation of fp32; `slope` may be a tensor that broadcasts."""
     if ACT == 1:
         x = tl.maximum(x, 0.0)
     elif ACT == 2:
         x = tl.where(x >= 0, x, x * slope)
+    elif ACT == 3:
+        x = x * tl.sigmoid(x)
+    elif ACT == 4:
+        x = tl.sigmoid(x)
+    elif ACT == 5:
+        x = 2.0 * tl.sigmoid(2.0 * x) - 1.0
     return x
+
+
+@triton.jit
+def ended(t, r, ACT: tl.constexpr, RESIDUAL: tl.constexpr, slope):
+    """A sum with its residual and activation."""
+    if RESIDUAL == 0:
+        t = act(t, ACT, slope)
+    elif RESIDUAL == 1:
+        t = act(t, ACT, slope) + r
+    elif RESIDUAL == 2:
+        t = act(t + r, ACT, slope)
+    else:
+        t = (t + r) * (tl.sigmoid(t) - 0.5)
+    return t
 
 
 @triton.jit

@@ -19,23 +19,23 @@ import triton.language as tl
 from .common import (
     ACTIVATIONS,
     BORDERS,
-    INSIDE,
-    OUTSIDE,
     Config,
     act,
     as_bias,
     border_index,
     empty,
+    ended,
+    how_residual,
     pixels_last,
 )
 
 
 @triton.jit
 def conv_few(
-    x_ptr, w_ptr, b_ptr, r_ptr, y_ptr, H, W, slope,
+    x_ptr, w_ptr, b_ptr, slopes_ptr, r_ptr, y_ptr, H, W, slope,
     CI: tl.constexpr, CO: tl.constexpr, COP: tl.constexpr, CIP: tl.constexpr, BC: tl.constexpr, K: tl.constexpr,
-    BORDER: tl.constexpr, ACT_IN: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr,
-    TH: tl.constexpr, TW: tl.constexpr,
+    BORDER: tl.constexpr, ACT_IN: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr, SLOPES: tl.constexpr,
+    RESIDUAL: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr,
 ):  # fmt: skip
     R: tl.constexpr = K // 2
     columns = tl.cdiv(W, TW)
@@ -64,11 +64,13 @@ def conv_few(
         y += tl.load(b_ptr + co)[None, :]
     stored = ((y0 + my < H) & (x0 + mx < W))[:, None] & (co < CO)[None, :]
     place = origin * CO + ((my * W + mx) * CO)[:, None] + co[None, :]
-    if RESIDUAL == 0:
-        y = act(y, ACT, slope)
-    else:
+    r = 0.0
+    if RESIDUAL:
         r = tl.load(r_ptr + place, mask=stored, other=0.0).to(tl.float32)
-        y = act(y + r, ACT, slope) if RESIDUAL == 2 else act(y, ACT, slope) + r
+    if SLOPES:
+        y = ended(y, r, ACT, RESIDUAL, tl.load(slopes_ptr + co)[None, :])
+    else:
+        y = ended(y, r, ACT, RESIDUAL, slope)
     tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), mask=stored)
 
 
@@ -76,18 +78,19 @@ def conv_few(
 class Packed:
     w: torch.Tensor  # [k k, Co', Ci'] fp32, of the working dtype's numbers
     b: torch.Tensor | None
+    slopes: torch.Tensor | None  # [Co'] fp32
     ci: int
     co: int
     k: int
 
 
-def pack(w: torch.Tensor, b: torch.Tensor | None, dtype: torch.dtype, device: torch.device) -> Packed:
-    """w [Co, Ci, k, k] fp32; it is not rounded to `dtype`: products are fp32 here."""
+def pack(w: torch.Tensor, b: torch.Tensor | None, slopes: torch.Tensor | None, device: torch.device) -> Packed:
+    """w [Co, Ci, k, k], b and slopes [Co], fp32 whatever the working dtype: products are fp32 here."""
     co, ci, k, _ = w.shape
     cop, cip = triton.next_power_of_2(co), max(16, triton.next_power_of_2(ci))
     packed = torch.zeros((k * k, cop, cip), device=device)
     packed[:, :co, :ci] = w.to(device).permute(2, 3, 0, 1).reshape(k * k, co, ci)
-    return Packed(packed, as_bias(b, cop, device), ci, co, k)
+    return Packed(packed, as_bias(b, cop, device), as_bias(slopes, cop, device), ci, co, k)
 
 
 def candidates(p: Packed) -> list[Config]:
@@ -107,6 +110,7 @@ def launch(
     input_activation: str = "none",
     activation: str = "none",
     sum_inside: bool = False,
+    gate: bool = False,
     slope: float = 0.0,
     config: Config | None = None,
 ) -> torch.Tensor:  # [N, Co, H, W] fp32
@@ -116,8 +120,8 @@ def launch(
     out = empty(n, p.co, h, w, torch.float32, x.device)
     c = config or candidates(p)[0]
     conv_few[(triton.cdiv(h, c.rows) * triton.cdiv(w, c.columns), n)](
-        x, p.w, p.b, residual, out, h, w, slope, p.ci, p.co, p.w.shape[1], p.w.shape[2], c.k, p.k, BORDERS[border],
+        x, p.w, p.b, p.slopes, residual, out, h, w, slope, p.ci, p.co, p.w.shape[1], p.w.shape[2], c.k, p.k, BORDERS[border],
         ACTIVATIONS[input_activation], ACTIVATIONS[activation], p.b is not None,
-        0 if residual is None else INSIDE if sum_inside else OUTSIDE, c.rows, c.columns, **c.how,
+        p.slopes is not None, how_residual(residual, sum_inside, gate), c.rows, c.columns, **c.how,
     )  # fmt: skip
     return out

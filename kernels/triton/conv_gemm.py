@@ -33,16 +33,15 @@ from .common import (
     ACTIVATIONS,
     BORDERS,
     E4M3,
-    INSIDE,
-    OUTSIDE,
     Config,
-    act,
     act_as,
     as_bias,
     border_index,
     capability,
     dot_precision,
     empty,
+    ended,
+    how_residual,
     out_dtype,
     pixels_last,
     stored_as,
@@ -53,10 +52,10 @@ from .common import (
 
 @triton.jit
 def conv_gemm(
-    x_ptr, w_ptr, b_ptr, r_ptr, scale_ptr, y_ptr, H, W, slope, y_times,
+    x_ptr, w_ptr, b_ptr, slopes_ptr, r_ptr, scale_ptr, y_ptr, H, W, slope, y_times,
     CI: tl.constexpr, CO: tl.constexpr, COP: tl.constexpr, K: tl.constexpr, BORDER: tl.constexpr,
-    ACT_IN: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, SCALED: tl.constexpr,
-    TH: tl.constexpr, TW: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+    ACT_IN: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr, SLOPES: tl.constexpr, RESIDUAL: tl.constexpr,
+    SCALED: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
     WK: tl.constexpr, WN: tl.constexpr, IMPRECISE: tl.constexpr,
 ):  # fmt: skip
     R: tl.constexpr = K // 2
@@ -105,11 +104,13 @@ def conv_gemm(
         acc += tl.load(b_ptr + co, mask=co < COP, other=0.0)[None, :]
     stored = ((y0 + my < H) & (x0 + mx < W))[:, None] & (co < CO)[None, :]
     place = ((my * W + mx) * CO)[:, None] + co[None, :]
-    if RESIDUAL == 0:
-        acc = act(acc, ACT, slope)
-    else:
+    r = 0.0
+    if RESIDUAL:
         r = tl.load(r_ptr + origin * CO + place, mask=stored, other=0.0).to(tl.float32)
-        acc = act(acc + r, ACT, slope) if RESIDUAL == 2 else act(acc, ACT, slope) + r
+    if SLOPES:
+        acc = ended(acc, r, ACT, RESIDUAL, tl.load(slopes_ptr + co, mask=co < COP, other=0.0)[None, :])
+    else:
+        acc = ended(acc, r, ACT, RESIDUAL, slope)
     tl.store(y_ptr + origin * CO + place, stored_as(acc, y_times, y_ptr.dtype.element_ty), mask=stored)
 
 
@@ -122,6 +123,7 @@ class Packed:
     k: int
     precision: str
     scale: torch.Tensor | None = None  # [Co'] fp32: of e4m3 products
+    slopes: torch.Tensor | None = None  # [Co'] fp32
 
 
 def pack(
@@ -130,12 +132,14 @@ def pack(
     params: Mapping[str, Any],
     dtype: torch.dtype,
     device: torch.device,
+    slopes: torch.Tensor | None = None,  # [Co]
 ) -> Packed:
     co, ci, k, _ = w.shape
     cop = up(co, 16)
     packed = torch.zeros((k * k, ci, cop), dtype=dtype, device=device)
     packed[:, :, :co] = w.to(device).permute(2, 3, 1, 0).reshape(k * k, ci, co).to(dtype)
-    return Packed(packed, as_bias(b, cop, device), ci, co, k, dot_precision(dtype, params))
+    held = as_bias(slopes, cop, device)
+    return Packed(packed, as_bias(b, cop, device), ci, co, k, dot_precision(dtype, params), slopes=held)
 
 
 def pack_e4m3(
@@ -184,6 +188,7 @@ def launch(
     input_activation: str = "none",
     activation: str = "none",
     sum_inside: bool = False,
+    gate: bool = False,
     slope: float = 0.0,
     y_scale: float = 1.0,
     config: Config | None = None,
@@ -197,9 +202,9 @@ def launch(
     cop = p.w.shape[2]
     grid = (triton.cdiv(h, c.rows) * triton.cdiv(w, c.columns) * triton.cdiv(cop, c.n), n)
     conv_gemm[grid](
-        x, p.w, p.b, residual, p.scale, out, h, w, slope, 1 / y_scale, p.ci, p.co, cop, p.k, BORDERS[border],
+        x, p.w, p.b, p.slopes, residual, p.scale, out, h, w, slope, 1 / y_scale, p.ci, p.co, cop, p.k, BORDERS[border],
         ACTIVATIONS[input_activation], ACTIVATIONS[activation], p.b is not None,
-        0 if residual is None else INSIDE if sum_inside else OUTSIDE, p.scale is not None,
+        p.slopes is not None, how_residual(residual, sum_inside, gate), p.scale is not None,
         c.rows, c.columns, c.n, c.k, p.precision, *p.w.stride()[1:], c.k if p.w.dtype == E4M3 else 0, **c.how,
     )  # fmt: skip
     return out

@@ -31,6 +31,8 @@ from .common import (
     border_index,
     dot_precision,
     empty,
+    ended,
+    how_residual,
     out_dtype,
     up,
 )
@@ -109,10 +111,10 @@ def next_maps(
 
 @triton.jit
 def conv_image(
-    x_ptr, w_ptr, b_ptr, w2_ptr, b2_ptr, r_ptr, y_ptr, H, W, slope, slope2,
+    x_ptr, w_ptr, b_ptr, w2_ptr, b2_ptr, slopes_ptr, r_ptr, y_ptr, H, W, slope, slope2,
     C: tl.constexpr, K: tl.constexpr, CO: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, KP: tl.constexpr,
     BK: tl.constexpr, ACT: tl.constexpr, ACT2: tl.constexpr, BIAS: tl.constexpr, BIAS2: tl.constexpr,
-    RESIDUAL: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, PRECISION: tl.constexpr,
+    SLOPES: tl.constexpr, RESIDUAL: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     WP = W + K - 1
     columns = tl.cdiv(W, TW)
@@ -125,7 +127,9 @@ def conv_image(
     mx = tl.minimum(m % TW, W - 1 - x0)
     stored = (m // TW == my) & (m % TW == mx)
     x_tile = x_ptr + ((n * (H + K - 1) + y0) * WP + x0) * C
-    FIRST: tl.constexpr = ACT if RESIDUAL != 2 else 0
+    # Between the two layers the activation is the first one's; else it comes at the end.
+    FIRST: tl.constexpr = ACT if C2 > 0 else 0
+    LAST: tl.constexpr = 0 if C2 > 0 else ACT
     t = first_maps(
         x_tile, w_ptr, b_ptr, (my * WP + mx) * C, WP, slope, C, K, C1, KP, BK, TH * TW, FIRST, BIAS, PRECISION
     )
@@ -137,10 +141,13 @@ def conv_image(
     origin = ((n * H + y0) * W + x0) * CO
     place = ((my * W + mx) * CO)[:, None] + co[None, :]
     mask = stored[:, None] & (co < CO)[None, :]
-    if RESIDUAL != 0:
-        t += tl.load(r_ptr + origin + place, mask=mask, other=0.0).to(tl.float32)
-        if RESIDUAL == 2:
-            t = act(t, ACT, slope)
+    r = 0.0
+    if RESIDUAL:
+        r = tl.load(r_ptr + origin + place, mask=mask, other=0.0).to(tl.float32)
+    if SLOPES:
+        t = ended(t, r, LAST, RESIDUAL, tl.load(slopes_ptr + co)[None, :])
+    else:
+        t = ended(t, r, LAST, RESIDUAL, slope)
     tl.store(y_ptr + origin + place, t.to(y_ptr.dtype.element_ty), mask=mask)
 
 
@@ -155,6 +162,7 @@ class Packed:
     co: int
     dtype: torch.dtype  # of the output
     precision: str
+    slopes: torch.Tensor | None = None  # [C1'] fp32, without w2
 
 
 def product_dtype(dtype: torch.dtype, *weights: torch.Tensor) -> torch.dtype:
@@ -171,6 +179,7 @@ def pack(
     params: Mapping[str, Any],
     dtype: torch.dtype,
     device: torch.device,
+    slopes: torch.Tensor | None = None,  # [C1]
 ) -> Packed:
     c1, c, k, _ = w.shape
     made = product_dtype(dtype, w)
@@ -184,9 +193,9 @@ def pack(
         second = torch.zeros((c1p, max(16, triton.next_power_of_2(co))), dtype=made, device=device)
         second[:c1, :co] = w2[:, :, 0, 0].T.to(device).to(made)
     bias2 = None if second is None else as_bias(b2, second.shape[1], device)
-    return Packed(
-        packed, as_bias(b, c1p, device), second, bias2, c, k, co, out_dtype(co, dtype), dot_precision(made, params)
-    )
+    biases = as_bias(b, c1p, device), second, bias2
+    held = as_bias(slopes, c1p, device)
+    return Packed(packed, *biases, c, k, co, out_dtype(co, dtype), dot_precision(made, params), held)
 
 
 def candidates(p: Packed) -> list[Config]:
@@ -207,7 +216,8 @@ def launch(
     slope: float,
     activation2: str = "none",
     slope2: float = 0.0,
-    inside: bool = False,
+    sum_inside: bool = False,
+    gate: bool = False,
     config: Config | None = None,
 ) -> torch.Tensor:  # [N, C, H, W]
     n, _, h, w = x.shape
@@ -215,9 +225,9 @@ def launch(
     out = empty(n, p.co, h, w, p.dtype, x.device)
     c = config or candidates(p)[0]
     conv_image[(triton.cdiv(h, c.rows) * triton.cdiv(w, c.columns), n)](
-        source, p.w, p.b, p.w2, p.b2, residual, out, h, w, slope, slope2,
+        source, p.w, p.b, p.w2, p.b2, p.slopes, residual, out, h, w, slope, slope2,
         p.c, p.k, p.co, p.w.shape[1], 0 if p.w2 is None else p.w2.shape[1], p.w.shape[0], c.k,
         ACTIVATIONS[activation], ACTIVATIONS[activation2], p.b is not None, p.b2 is not None,
-        0 if residual is None else 2 if inside else 1, c.rows, c.columns, p.precision, **c.how,
+        p.slopes is not None, how_residual(residual, sum_inside, gate), c.rows, c.columns, p.precision, **c.how,
     )  # fmt: skip
     return out

@@ -117,6 +117,8 @@ def supports(
 ) -> str | None:
     if len(params) not in (2, 3):
         return f"{len(params)} steps are not two or three"
+    if any("slopes" in s for s in shapes) or any(p.get("join", 1) > 1 or p.get("gate") for p in params):
+        return "a slope for each channel, joined inputs or a gate"
     w = [s["w"] for s in shapes]
     if not w[0][1] <= IMAGE < w[0][0] <= 64 or w[0][2] > 15:
         return "the first layer is not one of an image to at most 64 maps"

@@ -107,7 +107,8 @@ def spread(step: dict[str, object], masks: list[Tensor], tensors: dict[str, Tens
     """Which pixels [1, 1, H, W] of a step's output read a marked pixel of its inputs."""
     op, params = step["op"], step["params"]
     assert isinstance(params, dict)
-    mask = masks[0]
+    windows = int(params.get("join", 1))
+    mask = torch.stack(masks[:windows]).amax(0)
     factor = int(params.get("scale", 1))
     reach = {"resize_bicubic": 2, "pconv_block": 1}.get(str(op), 0)
     if op == "conv2d":
@@ -120,7 +121,7 @@ def spread(step: dict[str, object], masks: list[Tensor], tensors: dict[str, Tens
         # Mirrored pixels of another border than the step's lie no further inside than the window of its own.
         mask = max_pool2d(pad(mask, reach, "replicate"), 2 * reach + 1, stride=1)
     mask = mask.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-    return torch.maximum(mask, masks[1]) if len(masks) > 1 else mask
+    return torch.maximum(mask, masks[windows]) if len(masks) > windows else mask
 
 
 def ties(x: Tensor, tensors: dict[str, Tensor], scale: int) -> Tensor:

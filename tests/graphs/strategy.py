@@ -54,6 +54,8 @@ class Recipe:
     share: int  # 0: a new tensor; else which of those that exist and fit
     factor: int  # of an op that enlarges
     more: int  # cista: steps; anchored_regression: atoms
+    joined: tuple[int, ...]  # which values conv2d reads beside the first, joined by channel
+    end: str  # of conv2d, in the place of `after`: a curve, a gate where there is a residual, a slope per channel
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ def recipes() -> st.SearchStrategy[Recipe]:
         share=st.sampled_from([0, 0, 0, 1, 2, 3]),
         factor=st.sampled_from([2, 3, 4, 1, 6, 8]),
         more=st.integers(1, 70),
+        joined=st.one_of(st.just(()), st.lists(st.integers(0, 6), max_size=3).map(tuple)),
+        end=st.sampled_from(("", "", "", "silu", "sigmoid", "tanh", "gate", "slopes")),
     )
 
 
@@ -215,6 +219,11 @@ class Builder:
         if recipe.bias:
             yield role, self.vector(recipe.bias, n)
 
+    def beside(self, recipe: Recipe, x: Value) -> list[Value]:
+        """Values whose channels follow those of x, x itself among them now and then; few where x is wide."""
+        fits = self.fitting(lambda v: v.scale == x.scale and v.channels <= max(1, 256 // (1 + len(recipe.joined))))
+        return [fits[i % len(fits)] for i in recipe.joined] if fits and x.channels <= 256 else []
+
     def kernel(self, recipe: Recipe, x: Value, co: int | None, sides: tuple[int, ...] = ()) -> str:
         """A convolution's tensor that the work left allows: one that exists, or a new one."""
         most = self.left / 2 / self.pixels(x.scale)  # multiply-adds a pixel
@@ -236,20 +245,33 @@ class Builder:
     # Ops, one method each.
 
     def conv2d(self, recipe: Recipe, x: Value, co: int | None = None, residual: Value | None = None) -> Value:
+        parts = [x, *self.beside(recipe, x)]
+        whole = Value("", sum(part.channels for part in parts), x.scale)
         if recipe.other and not residual:
-            most = self.left / 2 / self.pixels(x.scale) / x.channels
+            most = self.left / 2 / self.pixels(x.scale) / whole.channels
             fits = self.fitting(lambda v: v.scale == x.scale and v.channels <= most and co in (None, v.channels))
             residual = fits[(recipe.other - 1) % len(fits)] if fits else None
-        w = self.kernel(recipe, x, residual.channels if residual else co)
+        w = self.kernel(recipe, whole, residual.channels if residual else co)
         made = self.tensors[w].shape[0]
+        weights = {"w": w, **dict(self.biases(recipe, "b", made))}
         given = {"border": recipe.border, "activation": recipe.after, "input_activation": recipe.before}
         params: dict[str, Any] = {name: value for name, value in given.items() if value not in ("none", "zero")}
         if "leaky_relu" in params.values():
             params["slope"] = recipe.slope
         if residual and recipe.inside:
             params["sum_inside"] = True
-        weights = {"w": w, **dict(self.biases(recipe, "b", made))}
-        return self.step("conv2d", [x, residual] if residual else [x], made, 1, weights, **params)
+        if recipe.end == "gate":
+            if residual:
+                params = {key: value for key, value in params.items() if key not in ("activation", "sum_inside")}
+                params["gate"] = True
+        elif recipe.end == "slopes":
+            params["activation"] = "leaky_relu"
+            weights["slopes"] = self.vector(recipe.share, made, 0.4)
+        elif recipe.end:
+            params["activation"] = recipe.end
+        if len(parts) > 1:
+            params["join"] = len(parts)
+        return self.step("conv2d", [*parts, residual] if residual else parts, made, 1, weights, **params)
 
     def scale_shift(self, recipe: Recipe, x: Value) -> Value:
         weights = {"shift": self.vector(recipe.bias, x.channels)}

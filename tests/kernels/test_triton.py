@@ -94,6 +94,37 @@ def test_conv2d_to_few_channels(device: Any, precision: str, channels: int, k: i
         check(device, precision, "conv2d", [x, r], weights, border=border, input_activation="relu")
 
 
+ENDS: dict[str, dict[str, Any]] = {
+    "silu": {"activation": "silu"},
+    "sigmoid": {"activation": "sigmoid"},
+    "tanh": {"activation": "tanh", "sum_inside": True},
+    "gate": {"gate": True},
+    "slopes": {"activation": "leaky_relu"},
+    "slopes inside": {"activation": "leaky_relu", "sum_inside": True},
+}
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(("ci", "co"), [(20, 24), (3, 20), (20, 3)])
+def test_ends_of_conv2d(device: Any, precision: str, ci: int, co: int, end: str) -> None:
+    weights = {"w": weight(3, co, ci, 3), "b": plane(4, co)}
+    if end.startswith("slopes"):
+        weights["slopes"] = plane(5, co)
+    check(device, precision, "conv2d", [plane(1, 2, ci, 5, 3), plane(2, 2, co, 5, 3)], weights, **ENDS[end])
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize(("channels", "co"), [((17, 24), 24), ((3, 20, 5), 20), ((20, 3), 2), ((1, 3), 16)])
+def test_conv2d_of_joined_inputs(device: Any, precision: str, channels: tuple[int, ...], co: int) -> None:
+    weights = {"w": weight(3, co, sum(channels), 3), "b": plane(4, co)}
+    for n, h, w in SIZES[1:]:
+        parts = [plane(i, n, c, h, w) for i, c in enumerate(channels)]
+        how: dict[str, Any] = {"join": len(channels), "border": "replicate"}
+        check(device, precision, "conv2d", [*parts, plane(9, n, co, h, w)], weights, gate=True, **how)
+        check(device, precision, "conv2d", parts, weights, activation="relu", **how)
+
+
 @pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_pconv_block(device: Any, precision: str, size: tuple[int, int, int]) -> None:

@@ -33,6 +33,26 @@ def test_wide_convolutions(ci: int, co: int) -> None:
             assert error <= NEAR
 
 
+@pytest.mark.parametrize("widths", [(32, 48, 16), (31, 32, 17), (16, 5, 44), (64, 64, 64)])
+def test_joined_inputs_and_curves(widths: tuple[int, int, int]) -> None:
+    """Values of an odd number of channels are not kept as pairs where others follow them; all agree on what pairs are."""
+    a, b, c = widths
+    shapes = [(a, 3, 1), (b, a, 3), (c, a + b, 3), (b, a + b + c, 1), (a, b + a + c, 3), (3, a, 1)]
+    weights = conv_weights(shapes, a)
+    weights["slopes"] = rng(a).random(c, dtype=np.float32)
+    steps = [
+        step("conv2d", ("lr",), "a", {"w": "w0", "b": "b0"}),
+        step("conv2d", ("a",), "b", {"w": "w1", "b": "b1"}, activation="silu"),
+        step("conv2d", ("a", "b"), "c", {"w": "w2", "slopes": "slopes"}, join=2, activation="leaky_relu"),
+        step("conv2d", ("a", "b", "c", "b"), "d", {"w": "w3", "b": "b3"}, join=3, gate=True),
+        step("conv2d", ("d", "a", "c", "a"), "e", {"w": "w4"}, join=3, sum_inside=True, activation="tanh"),
+        step("conv2d", ("e", "lr"), "out", {"w": "w5"}),
+    ]
+    for x in (rng(1).random((3, 37, 53), dtype=np.float32), rng(2).random((3, 5, 1), dtype=np.float32)):
+        for error in run_in_halves(x, 1, steps, weights):
+            assert error <= NEAR
+
+
 def test_what_is_not_wide_stays_fp32() -> None:
     weights = conv_weights([(12, 1, 5), (1, 12, 3)], 0)
     steps = [

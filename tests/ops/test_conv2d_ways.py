@@ -40,6 +40,24 @@ def test_every_way_is_right(ci: int, co: int, k: int, border: str, way: str) -> 
         assert_matches(_core.Session(plan.to_dict(), weights, isa=isa, way=way, poison=True).run(x), expected)
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("border", ["zero", "replicate"])
+def test_every_way_takes_joined_inputs(border: str, way: str) -> None:
+    """Of values under this border, and of one that another step reads under another: windows that are clipped or not."""
+    steps = (
+        step("conv2d", ("lr",), "a", {"w": "w0"}, activation="relu"),
+        step("conv2d", ("a",), "b", {"w": "w1", "b": "b1"}, border="symmetric"),
+        step("conv2d", ("b", "lr", "a", "b"), "c", {"w": "w2", "b": "b2"}, join=3, border=border, activation="silu"),
+        step("conv2d", ("c",), "out", {"w": "w3"}),
+    )
+    plan, weights = Plan("rgb", 1, steps), conv_weights([(9, 3, 1), (24, 9, 3), (24, 36, 3), (3, 24, 1)], 7)
+    for shape in ((3, 23, 37), (3, 1, 90)):
+        x = rng(1).random(shape, dtype=np.float32)
+        expected = executors.get("reference").prepare(plan, weights, precision="fp64").run(x)
+        for isa in _core.isas():
+            assert_matches(_core.Session(plan.to_dict(), weights, isa=isa, way=way, poison=True).run(x), expected)
+
+
 def test_a_way_there_is_not() -> None:
     plan, weights = model(8, 8, 3, "zero")
     with pytest.raises(InputError, match="way='fft' is not one of direct, columns, tiles"):

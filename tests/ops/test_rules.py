@@ -107,6 +107,26 @@ BAD = {
     "scale": (plan(3, step("resize_bicubic", ["lr"], "out", {}, scale=99)), "from 1 to 16"),
     "twice": (plan(1, step("conv2d", ["lr"], "lr", {"w": "one"})), "made twice"),
     "base": (plan(2, step("anchored_regression", ["lr", "lr"], "out", ROLES, scale=2)), "another size"),
+    "inputs": (
+        plan(1, step("conv2d", ["lr", "lr", "lr"], "out", {"w": "one"})),
+        "of 3 inputs the parameter 'join' says how many are x",
+    ),
+    "joined channels": (
+        plan(1, step("conv2d", ["lr", "lr"], "out", {"w": "one"}, join=2)),
+        r"expected \[Co, 2, k, k\]",
+    ),
+    "join": (plan(1, step("conv2d", ["lr"], "out", {"w": "one"}, join=9)), "from 1 to 8"),
+    "gate alone": (plan(1, step("conv2d", ["lr"], "out", {"w": "one"}, gate=True)), "gate takes a residual"),
+    "gate and silu": (
+        plan(1, step("conv2d", ["lr", "lr"], "out", {"w": "one"}, gate=True, activation="silu")),
+        "no activation",
+    ),
+    "a curve before": (plan(1, step("conv2d", ["lr"], "out", {"w": "one"}, input_activation="silu")), "not one of"),
+    "slopes of relu": (plan(1, step("conv2d", ["lr"], "out", {"w": "one", "slopes": "b"}, activation="relu")), "leaky"),
+    "slopes": (
+        plan(1, step("conv2d", ["lr"], "out", {"w": "one", "slopes": "b2"}, activation="leaky_relu")),
+        "slopes has 2 entries, expected 1",
+    ),
     "one input": (plan(2, step("anchored_regression", ["lr"], "out", ROLES, scale=2)), "takes x and its bicubic"),
     "atoms": (plan(1, step("anchored_regression", ["lr", "lr"], "out", ROLES, scale=1)), "shape"),
 }
@@ -116,6 +136,7 @@ BAD = {
 def test_bad_plans_are_refused_with_one_line(name: str) -> None:
     bad, message = BAD[name]
     w = weights(2) | {"one": np.ones((1, 1, 3, 3), np.float32), "even": np.ones((1, 1, 2, 2), np.float32)}
+    w |= {"b": np.ones(1, np.float32), "b2": np.ones(2, np.float32)}
     with pytest.raises(ModelError, match=message) as e:
         _core.Session(bad, w)
     assert "\n" not in str(e.value)
