@@ -73,7 +73,7 @@ FASTSR_INLINE __m512 round_features(const CoarseSizes& z, const CoarseHead& head
                         _mm512_or_si512(half[0], _mm512_slli_epi32(half[1], 16)));
   }
   __m512 error = _mm512_mul_ps(_mm512_set1_ps(head.largest), _mm512_sqrt_ps(residual));
-  error = _mm512_fmadd_ps(_mm512_set1_ps(head.error + kSlack * head.norm), _mm512_sqrt_ps(square), error);
+  error = _mm512_fmadd_ps(_mm512_set1_ps(head.error + slack(z.n) * head.norm), _mm512_sqrt_ps(square), error);
   const __mmask16 usable = _mm512_cmp_ps_mask(largest, _mm512_set1_ps(kFlat), _CMP_GE_OQ);
   // A thousandth more than 2 E for the rounding of these lines.
   return _mm512_mask_mul_ps(_mm512_set1_ps(-1.0f), usable, error, _mm512_set1_ps(2.002f));

@@ -3,10 +3,15 @@
 // search.
 //
 // Atoms and features are rounded, d = d' + e and f = f' + r, to bytes (anchored_vnni.h) or bfloat16 (anchored_amx.h),
-// whose products are many an instruction. With D = max |d'|, e = max |e_a|, and u the rounding of fp32 scores,
-//     | |d_a . f| - |d'_a . f'| |  <=  D |r| + e |f| + u |f|  =: E,
+// whose products are many an instruction. With D = max |d'|, e = max |e_a|, N = max |d_a|, and u the rounding of scores,
+//     | |d_a . f| - |d'_a . f'| |  <=  D |r| + e |f| + u N |f|  =: E,
 // so an atom whose coarse score lies more than 2 E below the largest coarse score cannot be the anchor. Only the groups
 // of 16 atoms that hold a nearer one are scored in fp32, by the plain search's products in the plain search's order.
+//
+// u. The plain search adds n products by n fused multiply-adds: what it finds is off by at most g |d_a| |f|, with
+// g = n 2^-24 / (1 - n 2^-24). A coarse score of bfloat16 is summed in fp32 as well and off by at most
+// g |d'_a| |f'| <= g (1 + 2^-8)^2 |d_a| |f|; one of bytes is exact, an integer of at most 256 * 127^2 < 2^24. Together
+// less than 2.01 g < 1.3e-7 n for all n <= 256, which the op's rule allows.
 #pragma once
 
 #include <immintrin.h>
@@ -19,7 +24,9 @@ namespace {
 
 constexpr int kVectors = 3;  // of 16 patches
 constexpr int kPatches = kVectors * 16;
-constexpr float kSlack = 1e-5f;  // u with room: two fp32 scores of n <= 64 products err by < 2 n 2^-24 |d| |f|
+
+// u with room.
+float slack(int64_t features) { return features <= 64 ? 1e-5f : 1.6e-7f * static_cast<float>(features); }
 
 struct CoarseHead {
   float step;     // the unit of coarse scores is this times the patch's

@@ -92,7 +92,7 @@ FASTSR_INLINE __m512 round_features(const CoarseSizes& z, const CoarseHead& head
   }
   const __m512 norm = _mm512_sqrt_ps(square);
   __m512 error = _mm512_mul_ps(_mm512_set1_ps(head.largest), _mm512_sqrt_ps(residual));
-  error = _mm512_fmadd_ps(_mm512_set1_ps(head.error + kSlack * head.norm), norm, error);
+  error = _mm512_fmadd_ps(_mm512_set1_ps(head.error + slack(z.n) * head.norm), norm, error);
   const __m512 unit = _mm512_mul_ps(step, _mm512_set1_ps(head.step));
   // 2 E in units, a thousandth more for the rounding of this very line, and one unit for that of the comparison.
   const __m512 reach = _mm512_fmadd_ps(_mm512_set1_ps(2.002f), _mm512_div_ps(error, unit), _mm512_set1_ps(1.0f));

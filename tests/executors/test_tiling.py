@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import resource
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,5 +84,25 @@ def test_the_pool_survives_a_fork() -> None:
     pid = os.fork()
     if pid == 0:
         os._exit(0 if session.run(x).tobytes() == expected.tobytes() else 1)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process")
+def test_a_process_that_may_start_few_threads_runs_all_the_same() -> None:
+    """Limits on threads or memory are common in containers: those there are, at worst the caller alone, do the work."""
+    plan, weights = annet_like(2)
+    session = _core.Session(plan, weights, threads=64)
+    x = rng(0).random((1, 300, 300), dtype=np.float32)
+    expected = session.run(x)
+    pid = os.fork()
+    if pid == 0:  # has the session's memory, and no thread
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + (10 << 20), resource.RLIM_INFINITY))  # room for some stacks
+        try:
+            os._exit(0 if session.run(x).tobytes() == expected.tobytes() else 1)
+        except BaseException:
+            os._exit(2)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0

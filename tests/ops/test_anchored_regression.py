@@ -137,3 +137,19 @@ def test_the_search_with_coarse_scores_has_the_plain_searchs_bits(shared: Path, 
     fast, plain = (_core.Session(plan.to_dict(), weights, isa=i) for i in (isa, "avx512"))
     for x in inputs:
         assert fast.run(x).tobytes() == plain.run(x).tobytes()
+
+
+@pytest.mark.parametrize("features", [64, 65, 256])
+@pytest.mark.parametrize("isa", ["avx512bf16", "amx"])
+def test_the_bound_of_coarse_scores_holds_for_many_features(isa: str, features: int) -> None:
+    """Clusters of atoms so near each other that rounding ranks them: the plain search's anchors all the same."""
+    if isa not in _core.isas():
+        pytest.skip(f"this CPU has no {isa}")
+    weights = anchored_weights(1, 5, features, 480, features)
+    random = rng(features)
+    middles = np.repeat(weights["atoms"][:24], 20, axis=0)
+    weights["atoms"] = (middles * (1 + 1e-6 * random.standard_normal(middles.shape))).astype(np.float32)
+    plan = Plan("y", 1, (step("anchored_regression", ("lr", "lr"), "out", ROLES, scale=1),))
+    fast, plain = (_core.Session(plan.to_dict(), weights, isa=i) for i in (isa, "avx512"))
+    for x in (random.random((1, 90, 110), dtype=np.float32), random.standard_normal((1, 40, 40)).astype(np.float32)):
+        assert fast.run(x).tobytes() == plain.run(x).tobytes()
