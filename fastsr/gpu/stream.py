@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsr import image
+from fastsr import alpha, image
 from fastsr.engine import Job, Task
 from fastsr.errors import LimitError
 from fastsr.gpu import tensors
@@ -271,6 +271,13 @@ class Feed:
         image.check_output(h, w, self._job.scale)
         packed = (a if a.ndim == 3 else a[:, :, None])[None]
         channels = packed.shape[3]
+        hidden = packed[0, :, :, -1] == 0 if channels in (2, 4) else None
+        given = packed[0]
+        if hidden is not None and hidden.any():
+            given = packed[0].copy()
+            packed = alpha.extended(given, hidden, self.radius + alpha.MARGIN)[None]
+        else:
+            hidden = None
 
         def fill(to: Tensor) -> None:
             np.copyto(to.numpy(), packed)
@@ -278,6 +285,8 @@ class Feed:
         def finish(made: Tensor) -> Any:
             out = np.empty((h * self._job.scale, w * self._job.scale, channels), pixels.dtype)
             torch.from_numpy(out).copy_(made[0])
+            if hidden is not None:
+                alpha.keep_hidden(given, out)
             return pixels.restore(out)
 
         def check(given: Tensor) -> None:  # not the caller's array: a decoder may have the next frame in it
