@@ -211,6 +211,11 @@ class GpuMember(tensors.OnDevice, Protocol):
     def tune(self, n: int, h: int, w: int) -> list[dict[str, Any]]: ...
 
 
+def _taken(dtype: torch.dtype) -> torch.dtype:
+    """What a tensor's samples are worked on as: 8 and 16 bits as they are, all floats as fp32."""
+    return dtype if dtype in (torch.uint8, torch.uint16) else torch.float32
+
+
 class Feed:
     """The engine of one or several GPUs (fastsr.engine.Engine): images and batches, streams of them, the network alone."""
 
@@ -370,7 +375,7 @@ class Feed:
         def finish(made: Tensor) -> None:
             to.permute(0, 2, 3, 1).copy_(made)
 
-        return self._through(slots, lines, (n, h, w, c), True, torch.float32, fill, finish, check)
+        return self._through(slots, lines, (n, h, w, c), True, _taken(x.dtype), fill, finish, check)
 
     def _device_part(
         self, x: Tensor, to: Tensor, lines: Sequence[Line], slots: Slots, check: Callable[[Tensor], None]
@@ -380,9 +385,10 @@ class Feed:
         verdict = line.down.pinned(8)
 
         def work() -> None:
-            given = x.to(line.device, torch.float32)
-            straight = to.device == line.device and to.dtype == torch.float32
-            made = to if straight else torch.empty(to.shape, device=line.device)
+            kind = _taken(x.dtype)
+            given = x.to(line.device, kind)
+            straight = to.device == line.device and to.dtype == kind
+            made = to if straight else torch.empty(to.shape, dtype=kind, device=line.device)
             bad = torch.zeros(2, dtype=torch.int32, device=line.device)
             line.enlarge(given.permute(0, 2, 3, 1), made.permute(0, 2, 3, 1), bad, run)
             verdict.copy_(bad.view(torch.uint8), non_blocking=True)
