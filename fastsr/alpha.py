@@ -12,6 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+MARGIN = 3
+"""pixels beyond the network's radius that bicubic reaches, of chroma and alpha"""
+
 
 def upscale(
     run: Callable[[np.ndarray, np.ndarray], bool],  # the network: reads the first, writes the second
@@ -26,12 +29,17 @@ def upscale(
     full = extended(given, hidden, reach)
     if not run(full, out):
         return False
+    keep_hidden(given, out)
+    return True
+
+
+def keep_hidden(given: np.ndarray, out: np.ndarray) -> None:
+    """Where the result is transparent, the input's colours, each pixel repeated."""
     scale = out.shape[0] // given.shape[0]
     clear = out[..., -1] == 0
     for channel in range(given.shape[2] - 1):
         row = given[..., channel].repeat(scale, axis=1)
         np.copyto(out[..., channel], row.repeat(scale, axis=0), where=clear)
-    return True
 
 
 def extended(given: np.ndarray, hidden: np.ndarray, reach: int) -> np.ndarray:

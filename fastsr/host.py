@@ -16,8 +16,6 @@ from fastsr import _core, alpha, image
 from fastsr.engine import TURNS, Job, Task, turned_sum
 from fastsr.errors import DeviceError
 
-MARGIN = 3
-"""pixels beyond the network's radius that bicubic reaches, of chroma and alpha"""
 Progress = Callable[[float], object] | None
 """given how much of a run is done, some 20 times a second; what it raises stops the run"""
 
@@ -148,7 +146,7 @@ class HostEngine:
     def _with_alpha(self, given: np.ndarray, out: np.ndarray, channels_first: bool, progress: Progress) -> bool:
         if channels_first:
             given, out = given.transpose(1, 2, 0), out.transpose(1, 2, 0)
-        return alpha.upscale(lambda x, y: self._pixels(x, y, False, progress), given, out, self.radius + MARGIN)
+        return alpha.upscale(lambda x, y: self._pixels(x, y, False, progress), given, out, self.radius + alpha.MARGIN)
 
 
 class HostQueue:

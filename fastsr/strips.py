@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fastsr.host import MARGIN
+from fastsr.alpha import MARGIN
 
 ALIGN = 48
 """rows: Winograd's blocks are of 2, 4 and 6 output rows, and of 16 where two of these are fused"""

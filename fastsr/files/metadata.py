@@ -10,6 +10,7 @@ import zlib
 from dataclasses import replace
 from typing import Any
 
+from fastsr.errors import FastsrError
 from fastsr.files import png, tiff
 from fastsr.files.picture import Meta
 
@@ -146,23 +147,29 @@ def _geo(tag: int, values: Any, across: float, down: float, point: bool) -> Any:
     return values
 
 
-def of_tiff(file: Any, page: tiff.Directory, at: int) -> tuple[Meta, int]:
+def _plain(kind: int, values: Any) -> Any:
+    """A tag's values as Pillow's EXIF has them."""
+    if kind == 2:
+        return values.rstrip(b"\0").decode("utf-8", "replace")
+    if kind == 1 and len(values) > 1:
+        return bytes(values)
+    return values[0] if isinstance(values, tuple) and len(values) == 1 else values
+
+
+def of_tiff(file: Any, page: tiff.Directory) -> tuple[Meta, int]:
     """What a page's tags say, and its orientation."""
     from PIL import Image
 
-    exif, kept = Image.Exif(), None
-    with contextlib.suppress(Exception):  # as above; BigTIFF among others
-        found = Image.Exif()
-        found.load_from_fp(file, at)
-        for tag in KEPT_TAGS:
-            if tag in found:
-                exif[tag] = found[tag]
-        for tag in (EXIF_IFD, GPS_IFD):
-            inner = found.get_ifd(tag)
+    exif = Image.Exif()
+    for tag in KEPT_TAGS:
+        if tag in page.tags:
+            exif[tag] = _plain(*page.tags[tag])
+    for tag in (EXIF_IFD, GPS_IFD):
+        with contextlib.suppress(FastsrError, IndexError):  # a broken one is left out
+            inner = tiff.inner(file, page, tag)
             if inner:
-                exif.get_ifd(tag).update(inner)
+                exif.get_ifd(tag).update({k: _plain(*v) for k, v in inner.items() if k != MAKER_NOTE})
                 exif[tag] = exif.get_ifd(tag)
-        kept = exif
     unit = page.one(296, 2)
     dpi = None
     if 282 in page.tags and 283 in page.tags and unit in (2, 3):
@@ -172,7 +179,7 @@ def of_tiff(file: Any, page: tiff.Directory, at: int) -> tuple[Meta, int]:
     geo = tuple((tag, *page.tags[tag]) for tag in tiff.GEO if tag in page.tags)
     meta = Meta(
         icc=bytes(icc) if icc else None,
-        exif=_exif_bytes(kept) if kept is not None and len(kept) else None,
+        exif=_exif_bytes(exif) if len(exif) else None,
         xmp=bytes(xmp) if xmp else None,
         dpi=dpi,
         iptc=b"IPTC" if 33723 in page.tags else None,

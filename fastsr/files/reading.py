@@ -264,11 +264,11 @@ def _open_tiff(name: str, file: BinaryIO, max_pixels: int | None) -> Picture:
     found = list(tiff.directories(file))
     if not found:
         raise InputError("holds no page")
-    pages = [(number, d, at) for number, (d, at) in enumerate(found) if not d.one(254) & 1]  # no thumbnails
-    pages = pages or [(0, *found[0])]
+    pages = [(number, page) for number, page in enumerate(found) if not page.one(254) & 1]  # no thumbnails
+    pages = pages or [(0, found[0])]
     first = tiff.Page(file, pages[0][1])
     check_pixels(first.width, first.height, max_pixels)
-    meta, turn = metadata.of_tiff(file, pages[0][1], pages[0][2])
+    meta, turn = metadata.of_tiff(file, pages[0][1])
     notes = []
     if first.photometric == 5:
         notes.append("CMYK becomes RGB" + (" by its profile" if meta.icc else ""))
@@ -290,7 +290,7 @@ def _open_tiff(name: str, file: BinaryIO, max_pixels: int | None) -> Picture:
 
     def frames() -> Iterator[Frame]:
         with file:
-            for number, directory, _ in pages:
+            for number, directory in pages:
                 yield guarded(name, partial(one, number, directory))
 
     made = frames()

@@ -96,10 +96,10 @@ def _tiff(name: str, file: Any) -> RowReader | None:
     found = list(tiff.directories(file))
     if len(found) != 1:
         return None
-    page = tiff.Page(file, found[0][0])
+    page = tiff.Page(file, found[0])
     if not page.ours or page.tags.one(274, 1) != 1:
         return None
-    meta, _ = metadata.of_tiff(file, *found[0])
+    meta, _ = metadata.of_tiff(file, found[0])
     picture = Picture(name, "TIFF", page.width, page.height, meta, 1, iter(()))
     assert page.dtype is not None
     shape = page.height, page.width, page.bands

@@ -39,8 +39,8 @@ BIG = 0xF0000000
 class Directory:
     """The tags of a page."""
 
-    def __init__(self, order: str, tags: dict[int, tuple[int, Any]]) -> None:
-        self.order, self.tags = order, tags
+    def __init__(self, order: str, tags: dict[int, tuple[int, Any]], big: bool) -> None:
+        self.order, self.tags, self.big = order, tags, big
 
     def get(self, tag: int, default: Any = None) -> Any:
         """All values of a tag: a tuple of numbers, or bytes."""
@@ -51,8 +51,8 @@ class Directory:
         return int(values[0]) if values else default
 
 
-def directories(file: BinaryIO) -> Iterator[tuple[Directory, int]]:
-    """Every page's tags, with where they lie."""
+def directories(file: BinaryIO) -> Iterator[Directory]:
+    """Every page's tags."""
     file.seek(0)
     head = file.read(16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
@@ -65,7 +65,7 @@ def directories(file: BinaryIO) -> Iterator[tuple[Directory, int]]:
     while at and at not in seen and len(seen) < PAGES:
         seen.add(at)
         page, after = _directory(file, order, at, big)
-        yield page, at
+        yield page
         at = after
 
 
@@ -97,7 +97,7 @@ def _directory(file: BinaryIO, order: str, at: int, big: bool) -> tuple[Director
         if length > size:
             value = _exact(file, struct.unpack(order + place, value)[0], length)
         tags[tag] = kind, _values(order, kind, value[:length], n)
-    return Directory(order, tags), struct.unpack(order + place, data[count * entry :])[0]
+    return Directory(order, tags, big), struct.unpack(order + place, data[count * entry :])[0]
 
 
 def _values(order: str, kind: int, data: bytes, n: int) -> Any:
@@ -107,6 +107,12 @@ def _values(order: str, kind: int, data: bytes, n: int) -> Any:
         pairs = struct.unpack(f"{order}{2 * n}{'I' if kind == 5 else 'i'}", data)
         return tuple(a / b if b else 0.0 for a, b in zip(pairs[::2], pairs[1::2], strict=True))
     return struct.unpack(f"{order}{n}{CODES[kind]}", data)
+
+
+def inner(file: BinaryIO, page: Directory, tag: int) -> dict[int, tuple[int, Any]]:
+    """The tags of the directory that `tag` points at: EXIF's, GPS's."""
+    at = page.one(tag)
+    return _directory(file, page.order, at, page.big)[0].tags if at else {}
 
 
 class Page:

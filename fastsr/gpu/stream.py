@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsr import image
+from fastsr import alpha, image
 from fastsr.engine import Job, Task
 from fastsr.errors import LimitError
 from fastsr.gpu import device_pixels
@@ -211,6 +211,11 @@ class GpuMember(device_pixels.OnDevice, Protocol):
     def tune(self, n: int, h: int, w: int) -> list[dict[str, Any]]: ...
 
 
+def _taken(dtype: torch.dtype) -> torch.dtype:
+    """What a tensor's samples are worked on as: 8 and 16 bits as they are, all floats as fp32."""
+    return dtype if dtype in (torch.uint8, torch.uint16) else torch.float32
+
+
 class Feed:
     """The engine of one or several GPUs (fastsr.engine.Engine): images and batches, streams of them, the network alone."""
 
@@ -271,6 +276,13 @@ class Feed:
         image.check_output(h, w, self._job.scale)
         packed = (a if a.ndim == 3 else a[:, :, None])[None]
         channels = packed.shape[3]
+        hidden = packed[0, :, :, -1] == 0 if channels in (2, 4) else None
+        given = packed[0]
+        if hidden is not None and hidden.any():
+            given = packed[0].copy()
+            packed = alpha.extended(given, hidden, self.radius + alpha.MARGIN)[None]
+        else:
+            hidden = None
 
         def fill(to: Tensor) -> None:
             np.copyto(to.numpy(), packed)
@@ -278,6 +290,8 @@ class Feed:
         def finish(made: Tensor) -> Any:
             out = np.empty((h * self._job.scale, w * self._job.scale, channels), pixels.dtype)
             torch.from_numpy(out).copy_(made[0])
+            if hidden is not None:
+                alpha.keep_hidden(given, out)
             return pixels.restore(out)
 
         def check(given: Tensor) -> None:  # not the caller's array: a decoder may have the next frame in it
@@ -361,7 +375,7 @@ class Feed:
         def finish(made: Tensor) -> None:
             to.permute(0, 2, 3, 1).copy_(made)
 
-        return self._through(slots, gpus, (n, h, w, c), True, torch.float32, fill, finish, check)
+        return self._through(slots, gpus, (n, h, w, c), True, _taken(x.dtype), fill, finish, check)
 
     def _device_part(
         self, x: Tensor, to: Tensor, gpus: Sequence[GpuStreams], slots: Slots, check: Callable[[Tensor], None]
@@ -371,9 +385,10 @@ class Feed:
         verdict = gpu.down.pinned(8)
 
         def work() -> None:
-            given = x.to(gpu.device, torch.float32)
-            straight = to.device == gpu.device and to.dtype == torch.float32
-            made = to if straight else torch.empty(to.shape, device=gpu.device)
+            kind = _taken(x.dtype)
+            given = x.to(gpu.device, kind)
+            straight = to.device == gpu.device and to.dtype == kind
+            made = to if straight else torch.empty(to.shape, dtype=kind, device=gpu.device)
             bad = torch.zeros(2, dtype=torch.int32, device=gpu.device)
             gpu.enlarge(given.permute(0, 2, 3, 1), made.permute(0, 2, 3, 1), bad, run)
             verdict.copy_(bad.view(torch.uint8), non_blocking=True)
