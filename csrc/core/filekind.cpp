@@ -49,8 +49,8 @@ constexpr Kind kKinds[] = {
     {"\x89HDF\r\n\x1a\n"sv, "an HDF5 file (of Keras?): fastsr cannot read these"},
     {"TFL3"sv, "a TensorFlow Lite model: fastsr cannot read these", 4},
     {"\x08\1\x12"sv, "a TensorFlow SavedModel: fastsr cannot read these"},
-    {"7767517\n"sv, "an ncnn .param file: fastsr cannot read these"},
-    {"7767517\r"sv, "an ncnn .param file: fastsr cannot read these"},
+    {"7767517\n"sv, "an ncnn .param file: `fastsr convert` makes model files of those it knows"},
+    {"7767517\r"sv, "an ncnn .param file: `fastsr convert` makes model files of those it knows"},
     {"GGUF"sv, "a GGUF model: fastsr cannot read these"},
     {"\x93NUMPY"sv, "a NumPy array"},
     {"\x1f\x8b"sv, "gzip-compressed: unpack it first"},
@@ -107,7 +107,7 @@ const char* guess_kind(std::string_view b) {
   for (const Kind& kind : kKinds)
     if (b.size() > kind.offset && b.substr(kind.offset, kind.magic.size()) == kind.magic) return kind.name;
   if (is_onnx(b)) return kOnnx;
-  if (is_graph_def(b)) return "a frozen TensorFlow graph: fastsr cannot read these";
+  if (is_graph_def(b)) return "a frozen TensorFlow graph: `fastsr convert` makes model files of those it knows";
   return is_text(b.substr(0, 256)) ? kind_of_text(b) : nullptr;
 }
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from fastsr import _core, catalog, modelfile
+from fastsr import _core
 from fastsr.benchmark import engines as _engines
 from fastsr.benchmark.engines import ENGINES
 from fastsr.errors import DeviceError, FastsrError, InputError, OutputError
 from fastsr.plan import Plan
+from fastsr.upscaler import find
 
 __all__ = ["AGREE", "ENGINES", "compare", "photo", "run"]
 
@@ -96,7 +97,7 @@ def run(
         names = [name for name in names if precision == "fp32" or name in _engines.HALF]
     for name in names:
         _engines.check(name, precision)
-    found = modelfile.read(catalog.locate(model))
+    found = find(model)
     report = measure(
         found.plan,
         found.weights,
