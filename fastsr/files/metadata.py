@@ -30,8 +30,7 @@ HOLDS: dict[str, set[str]] = {
     "PPM": set(),
     "TGA": set(),
 }
-SRGB_GAMMA = (45455, 45454, 45456)
-SRGB_PRIMARIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+SRGB: dict[bytes, set[Any]] = {b"gAMA": {45455, 45454, 45456}, b"cHRM": {(31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)}}
 
 
 def from_pillow(image: Any, comments: bool = True) -> tuple[Meta, int]:
@@ -204,9 +203,9 @@ def unusual(colour: tuple[tuple[bytes, bytes], ...]) -> bool:
     for kind, data in colour:
         if kind == b"cICP" and data[:2] == b"\x01\x0d":
             continue
-        if kind == b"gAMA" and len(data) == 4 and struct.unpack(">I", data)[0] in SRGB_GAMMA:
+        if kind == b"gAMA" and len(data) == 4 and struct.unpack(">I", data)[0] in SRGB[b"gAMA"]:
             continue
-        if kind == b"cHRM" and len(data) == 32 and struct.unpack(">8I", data) == SRGB_PRIMARIES:
+        if kind == b"cHRM" and len(data) == 32 and struct.unpack(">8I", data) in SRGB[b"cHRM"]:
             continue
         return True
     return False
