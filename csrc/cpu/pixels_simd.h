@@ -14,8 +14,6 @@ namespace {
 #if defined(FASTSR_AVX512)
 
 using vi = __m512i;
-FASTSR_INLINE vf div(vf a, vf b) { return _mm512_div_ps(a, b); }
-FASTSR_INLINE vf min(vf a, vf b) { return _mm512_min_ps(a, b); }
 FASTSR_INLINE vf fused(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 FASTSR_INLINE vf to_float(vi v) { return _mm512_cvtepi32_ps(v); }
 // Towards zero.
@@ -56,8 +54,6 @@ FASTSR_INLINE void store_threes(unsigned char* p, vi v) {
 #elif defined(FASTSR_ISA_AVX2)
 
 using vi = __m256i;
-FASTSR_INLINE vf div(vf a, vf b) { return _mm256_div_ps(a, b); }
-FASTSR_INLINE vf min(vf a, vf b) { return _mm256_min_ps(a, b); }
 FASTSR_INLINE vf fused(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 FASTSR_INLINE vf to_float(vi v) { return _mm256_cvtepi32_ps(v); }
 FASTSR_INLINE vi to_int(vf v) { return _mm256_cvttps_epi32(v); }
@@ -102,8 +98,6 @@ FASTSR_INLINE void store_threes(unsigned char* p, vi v) {
 
 typedef int32_t vi __attribute__((vector_size(16)));
 typedef double vd __attribute__((vector_size(32)));
-FASTSR_INLINE vf div(vf a, vf b) { return a / b; }
-FASTSR_INLINE vf min(vf a, vf b) { return select(b > a, a, b); }
 #if defined(__aarch64__)
 FASTSR_INLINE vf fused(vf a, vf b, vf c) { return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
 #else
