@@ -56,7 +56,7 @@ void forget(Spec& spec) {  // the caller's memory, which may go once it is packe
 
 void choose_kernels(Program& program) {
   const Options& options = program.options;
-  const char* const names[] = {"", "direct", "columns", "tiles"};
+  const char* const names[] = {"", "direct", "columns", "tiles", "tiles6"};
   const auto name = std::find(std::begin(names), std::end(names), options.way);
   if (name == std::end(names)) fail(Status::kBadInput, "way='", options.way, "' is not one of direct, columns, tiles");
   for (const Node& node : program.graph.nodes) {
