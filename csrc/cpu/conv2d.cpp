@@ -2,9 +2,9 @@
 // conv2d    out = act(w * x + b) [+ residual]                                                    paper 000, Eq. 6-7
 // shapes    x [Ci, H, W], in one part or several  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar
 // work      many outputs: kGroup output channels x up to kWide vectors of a row in registers, by products, by Winograd
-//           down the columns (conv2d_columns.h) or in tiles (conv2d_tiles.h), whichever `work` estimates lowest; one to
+//           down the columns (conv2d_columns.h) or in tiles of 4 x 4 or 6 x 6 (conv2d_tiles.h), whichever `work` estimates lowest; one to
 //           three outputs: kRows rows x 2 vectors, so that a loaded vector feeds k rows of taps
-// cost      2 Ci Co k^2 flops per pixel, with Winograd 0.4 or 0.25 of them; the order of a pixel's sum depends on its
+// cost      2 Ci Co k^2 flops per pixel, with Winograd 0.4, 0.25 or 0.2 of them; the order of a pixel's sum depends on its
 //           absolute position only; measured in docs/performance.md
 #include "core/kernel.h"
 #include "cpu/conv2d_bf16.h"
@@ -34,15 +34,17 @@ constexpr int64_t kCurve = 24;
 
 template <int S>
 int64_t tiles_work(const Spec& spec, int64_t h, int64_t w) {
-  // Transforms: about 240 and 170 a tile and channel, measured. Weights come from L3 at about 4 multiply-adds a byte,
-  // half of it while products are made.
+  // Transforms: a tile and channel, measured on Zen 4, where a multiply-add takes twice as long as on CPUs with two
+  // units of 512 bits (in bfloat16: there). Weights come from L3 at about 4 multiply-adds a byte, half of it while products
+  // are made.
+  const int64_t in = spec.bf16 ? 240 : S == 4 ? 550 : 740, out = spec.bf16 ? 170 : S == 4 ? 390 : 800;
   const int64_t ci = spec.channels_in, co = round_up(spec.channels_out, kGroup);
   const Bands<S> bands(spec, (h + S - 1) / S, (w + S - 1) / S);
   const int64_t tiles = bands.rows * bands.columns, in_band = bands.band_rows * bands.band_columns;
   const int64_t time = products_time(in_band) * tiles / max(1, in_band),
                 count = (tiles + in_band - 1) / max(1, in_band);
   const int64_t products = Tiles<S>::kPoints * ci * co * time / (spec.bf16 ? kFaster : 1);
-  return products + (240 * ci + 170 * co) * tiles + (spec.bf16 ? 1 : 2) * Tiles<S>::kPoints * 4 * ci * co * count;
+  return products + (in * ci + out * co) * tiles + (spec.bf16 ? 1 : 2) * Tiles<S>::kPoints * 4 * ci * co * count;
 }
 
 // Multiply-adds, or what takes as long, of a rectangle done in one way, but for an exponential's.

@@ -2,6 +2,8 @@
 // What the fp32 and bf16 forms of conv2d_tiles.h share: bands of tiles, their places in scratch, packing, transforms.
 #pragma once
 
+#include <unistd.h>
+
 #include "core/kernel.h"
 #include "cpu/conv2d_bf16.h"
 #include "cpu/conv2d_parts.h"
@@ -11,24 +13,31 @@
 namespace fastsr {
 namespace {
 
-// A task's tiles are done band by band, and a band's outputs chunk by chunk. For few channels that keeps the transformed
-// maps of a band, and a chunk's products, in L2; for many only those of one point can stay there, and a longer band makes
-// more of the weights, 36 Ci Co numbers that come from L3.
-FASTSR_INLINE bool few_channels(const Spec& spec) { return spec.channels_in <= 96; }
-#ifdef SCAN
-static int64_t TB = 48, CH = 32;
-#endif
-FASTSR_INLINE int64_t band_tiles(const Spec& spec) {
-#ifdef SCAN
-  return TB;
-#endif
-  return few_channels(spec) ? (spec.bf16 ? 64 : 48) : spec.bf16 ? 128 : 96;
+// Bytes of this CPU's L2; where they are not known, or fewer, 1 MB.
+FASTSR_INLINE int64_t l2_bytes() {
+  static int64_t kept = 0;  // asking takes microseconds on a virtual machine
+  int64_t bytes = __atomic_load_n(&kept, __ATOMIC_RELAXED);
+  if (!bytes) {
+    bytes = max(static_cast<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE)), 1 << 20);
+    __atomic_store_n(&kept, bytes, __ATOMIC_RELAXED);
+  }
+  return bytes;
 }
+
+// A task's tiles are done band by band, and a band's outputs chunk by chunk. A chunk's products stay in L2 until they are
+// transformed, which matters most: three eighths of it. The transformed maps of a band stay there for few channels; for
+// many those of one point do, and a longer band makes more of the weights, (S + 2)^2 Ci Co numbers that come from L3.
+// Sizes were chosen on a Zen 4 with 1 MB (docs/performance.md). None of them changes a result.
+FASTSR_INLINE bool few_channels(const Spec& spec) { return spec.channels_in <= 96; }
+FASTSR_INLINE int64_t band_tiles(const Spec& spec) {
+  if (spec.bf16) return few_channels(spec) ? 64 : 128;
+  return few_channels(spec) || (spec.channels_in <= 128 && l2_bytes() < 2 << 20) ? 48 : 96;
+}
+template <int S>
 FASTSR_INLINE int64_t chunk_channels(const Spec& spec) {
-#ifdef SCAN
-  return min(spec.channels_out, CH);
-#endif
-  return min(round_up(spec.channels_out, spec.bf16 ? kOutputs : 1), few_channels(spec) || !spec.bf16 ? 32 : 256);
+  if (spec.bf16) return min(round_up(spec.channels_out, kOutputs), few_channels(spec) ? 32 : 256);
+  const int64_t channel = Tiles<S>::kPoints * band_tiles(spec) * static_cast<int64_t>(sizeof(float));
+  return min(spec.channels_out, max(16, min(64, l2_bytes() * 3 / 8 / channel / 16 * 16)));
 }
 // Rows of a point's transformed maps: channels, or pairs of them.
 FASTSR_INLINE int64_t rows_in(const Spec& spec) { return spec.bf16 ? pair_rows(spec.channels_in) : spec.channels_in; }
@@ -47,7 +56,7 @@ struct Band {
     // channel, and one more to the next point, spreads them over the cache's sets.
     line = round_up(rows * columns + kLanes, 16) | 16;
     point_in = rows_in(spec) * line + 16;
-    point_out = chunk_channels(spec) * line + 16;
+    point_out = chunk_channels<S>(spec) * line + 16;
     made = Tiles<S>::kPoints * point_in;
     lines = made + Tiles<S>::kPoints * point_out;
     wide = round_up(S * columns + 2, kLanes) + S * kLanes;
