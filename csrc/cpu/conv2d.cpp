@@ -2,8 +2,8 @@
 // conv2d    out = act(w * x + b) [+ residual]                                                    paper 000, Eq. 6-7
 // shapes    x [Ci, H, W], in one part or several  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar
 // work      many outputs: kGroup output channels x up to kWide vectors of a row in registers, by products, by Winograd
-//           down the columns (conv2d_columns.h) or in tiles of 4 x 4 or 6 x 6 (conv2d_tiles.h), whichever `work` estimates lowest; one to
-//           three outputs: kRows rows x 2 vectors, so that a loaded vector feeds k rows of taps
+//           down the columns (conv2d_columns.h) or in tiles of 4 x 4 or 6 x 6 (conv2d_tiles.h), whichever `work` says;
+//           one to three outputs: kRows rows x 2 vectors, so that a loaded vector feeds k rows of taps
 // cost      2 Ci Co k^2 flops per pixel, with Winograd 0.4, 0.25 or 0.2 of them; the order of a pixel's sum depends on its
 //           absolute position only; measured in docs/performance.md
 #include "core/kernel.h"
@@ -125,7 +125,8 @@ const char* algorithm(const Spec& spec) {
 // Whether the kernel applies the activation of its input as it reads it; else a copy is made.
 bool activates(const Spec& spec) {
   const Variant variant = variant_of(spec);
-  return variant == Variant::kTiles || variant == Variant::kTiles6 || variant == Variant::kPoints || variant == Variant::kTaps;
+  return variant == Variant::kTiles || variant == Variant::kTiles6 || variant == Variant::kPoints ||
+         variant == Variant::kTaps;
 }
 
 size_t packed_bytes(const Spec& spec) {

@@ -34,7 +34,8 @@ FASTSR_INLINE vf load_inside(const float* row, int64_t x, int64_t from, int64_t 
 // A row of S vectors and two floats more from x on, of a channel, transformed across: to [kEdge][kLanes]. The same row of
 // channel `next` is fetched: rows are too short for the hardware to see them coming.
 template <int S, typename Act>
-FASTSR_INLINE void transform_across(const Channel& from, const Channel& next, int64_t y, int64_t x, Act act, float* to) {
+FASTSR_INLINE void transform_across(const Channel& from, const Channel& next, int64_t y, int64_t x, Act act,
+                                    float* to) {
   constexpr int kEdge = Tiles<S>::kEdge;
   const Rect& r = from.view->rect;
   vf row[S], d[kEdge], v[kEdge];
@@ -191,8 +192,7 @@ void tiles(const Args& a, Act act) {
   const Packed* head = static_cast<const Packed*>(a.packed);
   const float* base = static_cast<const float*>(a.packed);
   const Rect& rect = a.out.rect;
-  const int64_t s = S, y0 = block_start(rect.y0, s, a.spec->blocks.y),
-                x0 = block_start(rect.x0, s, a.spec->blocks.x);
+  const int64_t s = S, y0 = block_start(rect.y0, s, a.spec->blocks.y), x0 = block_start(rect.x0, s, a.spec->blocks.x);
   const Bands<S> bands = Bands<S>::of(*a.spec, rect);
   const int64_t chunk = chunk_channels<S>(*a.spec);
   for (int64_t r = 0; r < bands.rows; r += bands.band_rows)

@@ -28,7 +28,8 @@ FASTSR_INLINE const float* row_or_copy(const View& in, int64_t c, int64_t y, int
 
 // Six rows from row `r` of tiles of a channel, transformed down: to [6][wide].
 template <typename Act>
-FASTSR_INLINE void transform_down(const Channel& from, const Band<4>& room, int64_t r, Act act, float* copies, float* to) {
+FASTSR_INLINE void transform_down(const Channel& from, const Band<4>& room, int64_t r, Act act, float* copies,
+                                  float* to) {
   const int64_t s = Tiles<4>::kSide, n = s * room.columns + 2;
   const float* rows[6];
   for (int i = 0; i < 6; ++i)

@@ -111,8 +111,7 @@ FASTSR_INLINE void thirds(vf a, vf b, vf c, vf& x, vf& y, vf& z) {
   z = _mm512_permutex2var_ps(_mm512_permutex2var_ps(a, z1, b), z2, c);
 }
 FASTSR_INLINE vf shifted(vf v, vf next) {
-  return _mm512_castsi512_ps(
-      _mm512_alignr_epi32(_mm512_castps_si512(next), _mm512_castps_si512(v), 1));
+  return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(next), _mm512_castps_si512(v), 1));
 }
 FASTSR_INLINE void lanes_to_tiles(const vf (&row)[4], vf next, vf after, vf (&d)[6]) {
   const vf e0 = evens(row[0], row[1]), e1 = evens(row[2], row[3]);
