@@ -34,17 +34,22 @@ constexpr int64_t kCurve = 24;
 
 template <int S>
 int64_t tiles_work(const Spec& spec, int64_t h, int64_t w) {
-  // Transforms: a tile and channel, measured on Zen 4, where a multiply-add takes twice as long as on CPUs with two
-  // units of 512 bits (in bfloat16: there). Weights come from L3 at about 4 multiply-adds a byte, half of it while products
-  // are made.
+  // Transforms: a tile and channel, measured on Zen 4, where a multiply-add takes twice as long as on CPUs with two units
+  // of 512 bits (in bfloat16: there). Weights come from L3 at about 4 multiply-adds a byte, half of it while products are
+  // made. A row of a channel: rows that follow each other, as those of the whole width do, come and go faster.
   const int64_t in = spec.bf16 ? 240 : S == 4 ? 550 : 740, out = spec.bf16 ? 170 : S == 4 ? 390 : 800;
+  const int64_t row = spec.bf16 ? 0 : 2000;
   const int64_t ci = spec.channels_in, co = round_up(spec.channels_out, kGroup);
   const Bands<S> bands(spec, (h + S - 1) / S, (w + S - 1) / S);
   const int64_t tiles = bands.rows * bands.columns, in_band = bands.band_rows * bands.band_columns;
   const int64_t time = products_time(in_band) * tiles / max(1, in_band),
                 count = (tiles + in_band - 1) / max(1, in_band);
+  // Transforms work on vectors of tiles of one row.
+  const int64_t lanes =
+      spec.bf16 ? tiles
+                : bands.rows * bands.columns * round_up(bands.band_columns, kLanes) / max(1, bands.band_columns);
   const int64_t products = Tiles<S>::kPoints * ci * co * time / (spec.bf16 ? kFaster : 1);
-  return products + (in * ci + out * co) * tiles + (spec.bf16 ? 1 : 2) * Tiles<S>::kPoints * 4 * ci * co * count;
+  return products + (in * ci + out * co) * lanes + row * (ci + co) * h + Tiles<S>::kPoints * 4 * ci * co * count;
 }
 
 // Multiply-adds, or what takes as long, of a rectangle done in one way, but for an exponential's.
