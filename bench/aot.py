@@ -192,7 +192,8 @@ def rows(arch: int, precision: str, everything: bool, only: list[str]) -> Iterat
     for label, module, packed, inputs, params in cases(dtype, precision):
         if not any(part in label for part in only):
             continue
-        configs = module.candidates(packed, torch.device("cpu")) if hasattr(module, "candidates") else [None]
+        found = module.candidates(packed, torch.device("cpu")) if hasattr(module, "candidates") else ()
+        configs = list(found) or [None]
         seen = set()
         for config in configs if everything else configs[:1]:
             how = {"config": config} if config else {}

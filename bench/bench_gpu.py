@@ -5,8 +5,8 @@
     python bench/bench_gpu.py --engines triton torch --cases btsrn --precision fp16 bf16 --seconds 60
 
 Same plan, weights, precision and input. A process per case and engine (gpu_worker.py): they load, compile and compare
-with float32 side by side, then take turns on a GPU that nobody else uses, two turns each, so that a drift shows. One that
-hangs is killed and becomes a row that says so. Every row is written to bench/results/<gpu>.json as it comes; what that
+with float32 side by side; those that are ready take turns on a GPU that nobody else uses, two turns each, so that a drift
+shows, while the others stand still. One that hangs is killed and becomes a row that says what it was doing. Every row is written to bench/results/<gpu>.json as it comes; what that
 file holds already of these kernels is not measured again, and what failed comes last. The share of the roofline is that
 of the longer of two times: the plan's FLOPs at the rate of a matrix product measured on the same GPU, and its values read
 and written once a step at the rate of a copy. Under fp8 the peers run in fp16: torch has no convolutions of 8 bits.
@@ -20,7 +20,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,19 @@ from gpu_worker import CASES, OURS, PEERS
 from jobs import JobError, Worker
 
 PREPARE = 60.0
-"""seconds until a worker must be ready; Triton's first compilation of a large kernel takes ten"""
+"""seconds in which a worker must be ready, those in which it stood still not counted; Triton's first compilation of a
+large kernel takes ten"""
+STALLED = 30.0
+"""of them, on one thing, which ours and eager torch name"""
+ROUND = 20.0
+"""seconds after which those that are ready are timed, and the others stopped meanwhile"""
+SETTLE = 0.3
+"""seconds in which the GPU ends what the stopped had asked for"""
 FIRST, AGAIN = 40.0, 10.0
 """seconds of a turn: the first one chooses among candidates; an honest one takes two"""
 LEAST = 15.0
-"""seconds left without which no batch begins: none would become ready"""
-TURN = 2.5
+"""seconds left without which no worker begins: it would not become ready"""
+TURN = 2.0
 """of the time left, what is set aside for each worker's turns"""
 
 
@@ -102,7 +109,7 @@ class Report:
 
     def was_late(self, job: Job) -> bool:
         rows = (row for row in self.data["rows"] if (row["case"], row["engine"], row["precision"]) == job.key)
-        return any("preparing: no answer" in row.get("failed", "") for row in rows)
+        return any("not ready after" in row.get("failed", "") for row in rows)
 
 
 Start = Callable[[Job], Worker]
@@ -123,49 +130,98 @@ def measure(
     begin: Start = start,
     busy: Path | None = None,  # while it exists, others use the GPU
 ) -> list[Job]:
-    """Rows for the jobs in the report, as far as the time goes. Returns those that have none."""
+    """Rows for the jobs in the report, as far as the time goes. Returns those that have none.
+
+    As many as `workers` prepare side by side. Now and then those that are ready take turns on the GPU while the others
+    stand still, so that one that takes long keeps nobody waiting.
+    """
     todo, again = report.left(wanted), True
-    while todo and end - time.monotonic() > LEAST:
-        exclusive = any(job.engine.endswith("max") for job in todo[:workers])  # it tunes by times
-        batch, todo = todo[: 1 if exclusive else workers], todo[1 if exclusive else workers :]
-        _batch(report, batch, end, begin, busy)
-        if not todo and again:  # those that were late: what they compiled so far is in the cache
-            again, todo = False, [job for job in report.left(wanted) if report.was_late(job)]
+    pool: dict[Job, Worker] = {}
+    try:
+        while todo or pool:
+            while todo and end - time.monotonic() > LEAST and _may_join(todo[0], pool, workers):
+                pool[todo[0]] = begin(todo[0])
+                del todo[0]
+            if not pool:
+                break
+            ready = _prepare(report, pool, end, busy)
+            waiting = [worker for job, worker in pool.items() if job not in ready]
+            for worker in waiting:
+                worker.pause()
+            _take_turns(report, pool, ready, end, SETTLE if waiting else 0.0)
+            for job in ready:
+                pool.pop(job).kill()
+            for worker in waiting:
+                worker.resume()
+            if not todo and not pool and again:  # those that were late: what they compiled so far is in the cache
+                again, todo = False, [job for job in report.left(wanted) if report.was_late(job)]
+    finally:
+        for worker in pool.values():
+            worker.kill()
     return report.left(wanted)
 
 
-def _batch(report: Report, batch: Sequence[Job], end: float, begin: Start, busy: Path | None) -> None:
-    """Prepare side by side, then time one after the other."""
-    began = time.monotonic()
-    reserve = min(TURN * len(batch), (end - began) / 2)
-    # Who shares the processor with others may take longer.
-    prepared_by = began + min(PREPARE * (1.5 if _is(busy) else 1), end - began - reserve)
-    running = {job: begin(job) for job in batch}
-    ready: dict[Job, dict[str, Any]] = {}
-    try:
-        for job, worker in running.items():
-            with _row_of_failure(report, job):
-                ready[job] = worker.answer(prepared_by - time.monotonic(), f"{job}, preparing")
-        print(f"{len(ready)} of {len(batch)} ready after {time.monotonic() - began:.0f} s", flush=True)
-        while _is(busy) and time.monotonic() < end:
-            time.sleep(0.1)
-        first: dict[Job, dict[str, Any]] = {}
-        for job in ready:
-            with _row_of_failure(report, job):
-                first[job] = _turn(running[job], "first", FIRST, end, job)
-                report.put(row_of(job, ready[job], first[job], [first[job]["ms"]], report.data["machine"]))
-                _keep_candidates(job, first[job])
-                print(line(report.data["rows"][-1]), flush=True)
-        for job, answer in first.items():
+def _may_join(job: Job, pool: Mapping[Job, Worker], workers: int) -> bool:
+    """What tunes by times prepares alone."""
+    alone = any(one.engine.endswith("max") for one in (job, *pool))
+    return len(pool) < (1 if alone else workers)
+
+
+def _prepare(report: Report, pool: dict[Job, Worker], end: float, busy: Path | None) -> dict[Job, dict[str, Any]]:
+    """The answers of those that are ready when it is time to time them. Who fails or is late leaves the pool for a row."""
+    began, ready = time.monotonic(), dict[Job, dict[str, Any]]()
+    up = end - min(TURN * len(pool), (end - began) / 2)
+    while True:
+        now = time.monotonic()
+        waiting = [job for job in pool if job not in ready]
+        for job in waiting:
+            worker, what = pool[job], f"{job}, preparing"
+            slower = 1.5 if _is(busy) or job.engine.startswith("torch.compile") else 1.0
             try:
-                again = _turn(running[job], "again", AGAIN, end, job)["ms"]
-            except JobError as e:  # one turn is there
-                jobs.fault(str(job), str(e))
-                continue
-            report.put(row_of(job, ready[job], answer, [answer["ms"], again], report.data["machine"]))
-    finally:
-        for worker in running.values():
-            worker.kill()
+                if (answer := worker.poll(what)) is not None:
+                    ready[job] = answer
+                elif now - worker.began > slower * PREPARE:
+                    worker.give_up(f"{what}: not ready after {slower * PREPARE:.0f} s")
+                elif now - worker.since > slower * STALLED and not job.engine.startswith("torch.compile"):
+                    worker.give_up(f"{what}: stalled for {slower * STALLED:.0f} s")
+                elif now > up:
+                    worker.give_up(f"{what}: time was up")
+            except JobError as e:
+                failed(report, job, e)
+                del pool[job]
+        if now > up or not pool:
+            break
+        if not _is(busy) and (len(ready) == len(pool) or (ready and now - began > ROUND)):
+            break
+        time.sleep(0.02)
+    print(f"{len(ready)} ready after {time.monotonic() - began:.0f} s, {len(pool) - len(ready)} not yet", flush=True)
+    while ready and _is(busy) and time.monotonic() < end:
+        time.sleep(0.1)
+    return ready
+
+
+def _take_turns(
+    report: Report, pool: Mapping[Job, Worker], ready: Mapping[Job, dict[str, Any]], end: float, settle: float
+) -> None:
+    """Time one after the other, twice."""
+    if ready:
+        time.sleep(settle)
+    first: dict[Job, dict[str, Any]] = {}
+    for job in ready:
+        try:
+            first[job] = _turn(pool[job], "first", FIRST, end, job)
+            report.put(row_of(job, ready[job], first[job], [first[job]["ms"]], report.data["machine"]))
+            _keep_candidates(job, first[job])
+            print(line(report.data["rows"][-1]), flush=True)
+        except JobError as e:
+            failed(report, job, e)
+    for job, answer in first.items():
+        try:
+            again = _turn(pool[job], "again", AGAIN, end, job)["ms"]
+        except JobError as e:  # one turn is there
+            jobs.fault(str(job), str(e))
+            continue
+        report.put(row_of(job, ready[job], answer, [answer["ms"], again], report.data["machine"]))
 
 
 def _is(busy: Path | None) -> bool:
@@ -180,24 +236,13 @@ def _turn(worker: Worker, word: str, limit: float, end: float, job: Job) -> dict
     return worker.answer(min(limit, left), f"{job}, {word} turn")
 
 
-class _row_of_failure:
+def failed(report: Report, job: Job, error: JobError) -> None:
     """A failure becomes a row of one line, and its whole text is kept."""
-
-    def __init__(self, report: Report, job: Job) -> None:
-        self.report, self.job = report, job
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if not isinstance(error, JobError):
-            return False
-        job, said = self.job, str(error).splitlines()[0][:300]
-        jobs.fault(str(job), str(error))
-        row = {"case": job.case, "engine": job.engine, "precision": job.precision, "failed": said}
-        self.report.put(row)
-        print(line(row), flush=True)
-        return True
+    jobs.fault(str(job), str(error))
+    said = str(error).splitlines()[0][:300]
+    row = {"case": job.case, "engine": job.engine, "precision": job.precision, "failed": said}
+    report.put(row)
+    print(line(row), flush=True)
 
 
 def row_of(
@@ -242,22 +287,27 @@ def _keep_candidates(job: Job, first: dict[str, Any]) -> None:
 
 
 def table(rows: list[dict[str, Any]], probes: dict[str, Any]) -> str:
-    """Markdown: per case and precision the engines' milliseconds, the best peer over the best of ours, share of the roofline."""
-    names = (*OURS, *PEERS)
-    head = ["case", "precision", *(f"{name} ms" for name in names)]
-    head += ["best peer / fastsr", "TFLOP/s", "TB/s", "of roofline"]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    """Markdown: per case and precision the engines' milliseconds, the best peer over the best of ours, share of the roofline.
+
+    A row with a "doubt" is in brackets, and no part of the ratio. Engines that nobody asked for have no column.
+    """
     by_half = {r["case"]: {} for r in rows}  # type: dict[str, dict[str, dict[str, Any]]]
     for row in rows:
         if row["precision"] == "fp16" and row["engine"] in PEERS:
             by_half[row["case"]][row["engine"]] = row
+    names = [name for name in (*OURS, *PEERS) if any(row["engine"] == name for row in rows)]
+    head = ["case", "precision", *(f"{name} ms" for name in names)]
+    head += ["best peer / fastsr", "TFLOP/s", "TB/s", "of roofline"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for case, precision in dict.fromkeys((row["case"], row["precision"]) for row in rows):
         mine = {r["engine"]: r for r in rows if (r["case"], r["precision"]) == (case, precision)}
         mine |= by_half[case] if precision == "fp8" else {}
-        ms = {name: row["ms_median"] for name, row in mine.items() if "ms_median" in row}
-        ours, peers = (sorted((ms[n], n) for n in group if n in ms) for group in (OURS, PEERS))
-        cells = [f"{ms[n]:.3f}" if n in ms else "-" if n not in mine else "not measured" for n in names]
-        cells.append(f"{peers[0][0] / ours[0][0]:.2f}" if ours and peers else "not measured")
+        sure = {n: r["ms_median"] for n, r in mine.items() if "ms_median" in r and "doubt" not in r}
+        ours, peers = (sorted((sure[n], n) for n in group if n in sure) for group in (OURS, PEERS))
+        cells = [_cell(mine.get(name)) for name in names]
+        doubted = any(name in PEERS and "doubt" in row for name, row in mine.items())
+        unknown = "in doubt" if doubted and ours else "not measured"
+        cells.append(f"{peers[0][0] / ours[0][0]:.2f}" if ours and peers else unknown)
         best = mine[ours[0][1]] if ours else {}
         if ours and precision in probes:
             share = max(best["tflops"] / probes[precision], (best["tbps"] or 0) / probes["tbps"])
@@ -266,6 +316,14 @@ def table(rows: list[dict[str, Any]], probes: dict[str, Any]) -> str:
             cells += ["not measured"] * 3
         lines.append(f"| {case} | {precision} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    if "ms_median" not in row:
+        return "not measured"
+    return f"({row['ms_median']:.3f})" if "doubt" in row else f"{row['ms_median']:.3f}"
 
 
 def probe(report: Report) -> None:
@@ -293,16 +351,22 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=[""], help="parts of names; default: all")
     parser.add_argument("--seconds", type=float, default=480.0, help="for all of it")
     parser.add_argument("--while-not", type=Path, help="nothing is timed while this file exists: others use the GPU")
-    parser.add_argument("--table", action="store_true", help="print what the file holds, and measure nothing")
+    parser.add_argument(
+        "--table", nargs="?", const="", metavar="FILE", help="print what the results hold, and measure nothing"
+    )
     parser.add_argument("--workers", type=int, default=max(1, min(12, (os.cpu_count() or 1) - 2)))
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
+    if options.table:  # of another machine
+        kept = json.loads(Path(options.table).read_text())
+        print(table(kept["rows"], kept["probes"]))
+        return
     about = jobs.about()
     report = Report(jobs.RESULTS / f"{about['machine']}.json", about)
     wanted = [job for phase in options.phase or () for job in known.get(phase, ())]
     if not options.phase:
         wanted = [job for p in options.precision for job in every(options.engines, p, options.cases)]
-    if options.table:
+    if options.table is not None:
         print(table(report.data["rows"], report.data["probes"]))
         return
     probe(report)

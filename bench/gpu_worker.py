@@ -71,22 +71,28 @@ class Bench:
         self.trials: Any = []
         self.run: Run = _nothing
         self.graph = False
+        self.doing: Callable[[str], None] = _nobody
 
     def prepare(self) -> dict[str, Any]:
         """Everything that may be done beside others."""
+        self.doing("importing torch")
         import torch
 
+        from fastsr import _core
         from fastsr.benchmark import cases
-        from fastsr.gpu.gpu import GpuExecutor
+        from fastsr.gpu import tuning
 
+        tuning.watch = self.doing
         torch.manual_seed(0)
         _flags(self.precision, settled=False)
+        self.doing("making the case")
         case = self.case = self.make(cases)
         w, h = self.size
         self.x = image(case.plan.channels, h, w)
-        exact = GpuExecutor("torch", ("torch",)).prepare(case.plan, case.weights, precision="fp32", device=DEVICE)
-        self.truth = exact.run_tensor(self.x)
-        work = exact.session.flops(h, w)  # type: ignore[union-attr]
+        work = _core.Session(case.plan.to_dict(), _arrays(case), threads=1).flops(h, w)
+        self.doing("computing in fp32")
+        self.truth = truth(case, self.x)
+        self.doing("making the engine ready")
         peer = "fp16" if self.precision == "fp8" else self.precision  # torch has no convolutions of 8 bits
         if self.engine in OURS:
             self._prepare_ours()
@@ -96,6 +102,7 @@ class Bench:
             self.prepared = gpu.eager(case.plan, case.weights, peer, DEVICE)
             self.prepared.measures = False
             # Libraries are loaded; the algorithms of the real size are chosen in this process's turn.
+            self.doing("running a corner")
             self.prepared.run_tensor(self.x[..., :24, :24])
         else:
             self._prepare_compiled(peer)
@@ -111,13 +118,19 @@ class Bench:
         how = {"precision": self.precision, "device": DEVICE}
         self.prepared = executors.get(self.engine).prepare(self.case.plan, self.case.weights, **how)  # type: ignore[arg-type]
         self.prepared.measures = False
+        if self.engine == "cuda":
+            rows = self.prepared.explain(h, w)
+            if not any(row["who"].startswith("cuda") for row in rows):  # its time would be another engine's
+                raise ValueError("no CUDA kernel runs: " + "; ".join(dict.fromkeys(row["who"] for row in rows)))
         self.trials = self.prepared.trials(1, h, w)
+        self.doing("running the whole")
         self._check(self.prepared.run_tensor(self.x))
 
     def _prepare_compiled(self, precision: str) -> None:
         from fastsr.benchmark import gpu
 
         best, mode = self.engine.endswith("best"), "max-autotune-no-cudagraphs" if self.engine.endswith("max") else None
+        self.doing("compiling")
         self.run = gpu.compiled(self.case.plan, self.case.weights, precision, DEVICE, best_anchored=best, mode=mode)
         self._check(self.run(self.x))
 
@@ -129,7 +142,7 @@ class Bench:
         found: dict[str, Any] = {}
         if self.prepared:
             if self.engine == "torch":
-                self.trials = self.prepared.trials(1, *reversed(self.size))
+                self.trials = every_way(self.prepared, self.x)
             found["candidates"] = self.prepared.choose(self.trials, _seconds)
             self.trials = []
             self.run = self.prepared.run_tensor
@@ -206,6 +219,82 @@ def _nothing(x: Any) -> Any:
     raise RuntimeError("not prepared")
 
 
+def _nobody(text: str) -> None:
+    """Nobody wants to know what goes on."""
+
+
+def _arrays(case: Any) -> dict[str, Any]:
+    import numpy as np
+
+    return {name: np.ascontiguousarray(value, np.float32) for name, value in case.weights.items()}
+
+
+def truth(case: Any, x: Any) -> Any:
+    """The plan's output in fp32, computed once for all engines: by torch's references and cuDNN's first guess, as measuring
+    fp32 convolutions takes cuDNN longer than all that is to be timed."""
+    import fcntl
+    import hashlib
+    import importlib
+
+    import torch
+
+    from fastsr.plan import INPUT, OUTPUT
+
+    digest = hashlib.sha256(f"{case.plan} {tuple(x.shape)} {jobs.peers_hash()}".encode())
+    for name, array in sorted(_arrays(case).items()):
+        digest.update(name.encode() + array.tobytes())
+    file = jobs.WORK / "truth" / f"{digest.hexdigest()[:20]}.pt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever is killed lets it go
+        if file.exists():
+            kept = torch.load(file, map_location=x.device)
+            if torch.equal(kept["x"], x):
+                return kept["out"]
+        weights = {name: torch.from_numpy(array).to(x.device) for name, array in _arrays(case).items()}
+        values = {INPUT: x}
+        flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        with torch.no_grad(), flags:
+            for i, step in enumerate(case.plan.steps):
+                op = importlib.import_module(f"fastsr.ops.{step.op}")
+                roles = {role: weights[name] for role, name in step.weights.items()}
+                values[step.out] = op.reference(*(values[name] for name in step.inputs), **roles, **step.params)
+                later = {name for after in case.plan.steps[i + 1 :] for name in after.inputs}
+                values = {name: value for name, value in values.items() if name in later or name == OUTPUT}
+        temporary = file.with_suffix(f".{os.getpid()}")
+        torch.save({"x": x, "out": values[OUTPUT]}, temporary)
+        os.replace(temporary, file)
+    return values[OUTPUT]
+
+
+def every_way(prepared: Any, x: Any) -> list[list[Any]]:
+    """A peer's ways of every step, not compared one by one as ours are: its output is, as a whole."""
+    import torch
+
+    from fastsr.gpu import tuning
+    from fastsr.plan import INPUT
+
+    values, found, seen = {INPUT: x}, [], set()
+    with torch.no_grad():
+        for stage in prepared.stages:
+            inputs = [values[name] for name in stage.inputs]
+            shape = tuple(inputs[0].shape)
+            if len(stage.ways) > 1 and tuning.row_of(stage, shape) not in seen:
+                seen.add(tuning.row_of(stage, shape))
+                found.append([_trial(stage, shape, inputs, way) for way in stage.ways])
+            values[stage.out] = stage.plain(inputs, prepared.dtype)
+            for name in stage.frees:
+                del values[name]
+    return found
+
+
+def _trial(stage: Any, shape: tuple[int, ...], inputs: list[Any], way: Any) -> Any:
+    from fastsr.gpu import tuning
+
+    row = {"stage": stage.key, "way": way.name, "config": None, "seconds": None}
+    return tuning.Trial(stage, shape, tuning.Candidate(way.name), row, lambda: way.launch(way.packed, inputs, None))
+
+
 def _flags(precision: str, settled: bool) -> None:
     """torch at its best. Before its turn a peer's convolutions are asked for with another tf32 flag (no matter to halves):
     cuDNN remembers an algorithm per flag, and what it measured beside others must not be what is timed."""
@@ -239,7 +328,7 @@ def _timed(run: Callable[[], Any], calls: int) -> float:
 
 def _seconds(run: Callable[[], Any]) -> float:
     """A candidate's time: calls that follow each other, of which enough are under way to hide their launches."""
-    once = _timed(run, 2)
+    once = min(_timed(run, 1) for _ in range(2))  # the first one may measure algorithms
     calls = max(2, min(20, int(0.01 / once)))
     return statistics.median(_timed(run, calls) for _ in range(3))
 
@@ -285,6 +374,7 @@ def main() -> None:
             say(**probe())
         else:
             bench = Bench(*sys.argv[1:4])
+            bench.doing = lambda text: say(doing=text)
             say(**bench.prepare())
             for line in sys.stdin:
                 say(**{"first": bench.first, "again": bench.again}[line.strip()]())

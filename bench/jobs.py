@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "gpu"
@@ -33,11 +33,15 @@ class JobError(Exception):
 
 
 class Worker:
-    """A process that answers words on its standard input with a line of JSON on its standard output."""
+    """A process that answers words on its standard input with a line of JSON on its standard output.
+
+    A line {"doing": text} is no answer: it says what goes on, for whoever has to kill it.
+    """
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log, self.began = log, time.monotonic()
+        self.doing, self.since, self.paused = "while it started", self.began, 0.0
         with log.open("w") as errors:
             self.process = subprocess.Popen(
                 command,
@@ -67,33 +71,60 @@ class Worker:
     def answer(self, limit: float, what: str) -> dict[str, Any]:
         """What it says next. Raises JobError where it fails, is gone, or says nothing for `limit` seconds."""
         end = time.monotonic() + limit
-        while True:
-            try:
-                line = self.lines.get(timeout=max(0.01, end - time.monotonic()))
-            except queue.Empty:
-                self.kill()
-                raise JobError(f"{what}: no answer in {limit:.0f} s, killed\n{self._tail()}") from None
-            if line is None:
-                self.kill()
-                code = self.process.returncode
-                how = f"by signal {signal.Signals(-code).name}" if code and code < 0 else f"with status {code}"
-                raise JobError(f"{what}: the process ended {how}\n{self._tail()}")
-            try:
-                found = json.loads(line)
-            except ValueError:  # something printed beside the protocol
-                continue
-            if isinstance(found, dict) and "failed" in found:
-                raise JobError(f"{what}: {found['failed']}\n{self._tail()}")
-            if isinstance(found, dict):
-                return found
+        while (found := self.poll(what, max(0.01, end - time.monotonic()))) is None:
+            if time.monotonic() >= end:
+                self.give_up(f"{what}: no answer in {max(0.0, limit):.0f} s")
+        return found
+
+    def poll(self, what: str, wait: float = 0.0) -> dict[str, Any] | None:
+        """What it says within `wait` seconds, None where that is nothing. Raises JobError where it fails or is gone."""
+        try:
+            line = self.lines.get(timeout=wait) if wait > 0 else self.lines.get_nowait()
+        except queue.Empty:
+            return None
+        if line is None:
+            self.kill()
+            code = self.process.returncode
+            how = f"by signal {signal.Signals(-code).name}" if code and code < 0 else f"with status {code}"
+            raise JobError(f"{what}: the process ended {how}, {self.doing}\n{self._tail()}")
+        try:
+            found = json.loads(line)
+        except ValueError:  # something printed beside the protocol
+            return self.poll(what)
+        if not isinstance(found, dict):
+            return self.poll(what)
+        if "doing" in found:
+            self.doing, self.since = str(found["doing"]), time.monotonic()
+            return self.poll(what)
+        if "failed" in found:
+            raise JobError(f"{what}: {found['failed']}\n{self._tail()}")
+        return found
+
+    def give_up(self, why: str) -> NoReturn:
+        """Kill it. Raises JobError, which says what it was doing."""
+        self.kill()
+        raise JobError(f"{why}, killed {self.doing}\n{self._tail()}")
+
+    def pause(self) -> None:
+        """Stop it and its children, so that they leave processor and GPU to others; its clocks stand."""
+        self._signal(signal.SIGSTOP)
+        self.paused = time.monotonic()
+
+    def resume(self) -> None:
+        stood = time.monotonic() - self.paused
+        self.began, self.since = self.began + stood, self.since + stood
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
 
     def _tail(self) -> str:
         return self.log.read_text(errors="replace")[-20000:]
 
     def kill(self) -> None:
         """End it and its children. A process in the driver's hands may take seconds to go: not waited for longer."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(15)
 
@@ -163,13 +194,14 @@ def results_file() -> Path | None:
 def read(file: Path, about: Mapping[str, str]) -> dict[str, Any]:
     """The report of an earlier run with the same machine and torch, to go on with; else an empty one.
 
-    What other kernels of ours gave is left out; torch's times stay good.
+    What other kernels of ours gave is left out, and what torch gave as it was then written.
     """
     try:
         report: dict[str, Any] = json.loads(file.read_text())
         if all(report[key] == about[key] for key in ("machine", "torch")):
             same = report["kernels"] == about["kernels"]
-            rows = [row for row in report["rows"] if same or row["engine"].startswith("torch")]
+            fair = report.get("peers") == about["peers"]
+            rows = [row for row in report["rows"] if (fair if row["engine"].startswith("torch") else same)]
             smoke = report.get("smoke", []) if same else []
             return {**about, "probes": report.get("probes", {}), "smoke": smoke, "rows": rows}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -190,4 +222,15 @@ def about() -> dict[str, str]:
         torch = metadata.version("torch")
     except metadata.PackageNotFoundError:
         torch = "none"
-    return {"machine": name.replace(" ", "-"), "torch": torch, "kernels": tuning.kernels_hash()}
+    return {"machine": name.replace(" ", "-"), "torch": torch, "kernels": tuning.kernels_hash(), "peers": peers_hash()}
+
+
+def peers_hash() -> str:
+    """Of what the peers are written in."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for pattern in ("fastsr/benchmark/*.py", "fastsr/ops/*.py"):
+        for path in sorted(ROOT.glob(pattern)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -21,12 +21,12 @@ from typing import Any
 import click
 
 import fastsr.benchmark
-from fastsr import _core, catalog, doctor, modelfile
-from fastsr.evaluate import evaluate
+from fastsr import _core, catalog, doctor
+from fastsr.evaluate.record import FIRST as SETS
+from fastsr.evaluate.record import record
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
-SETS = ("Set5", "Set14", "BSD100")
 NEAR_PEAK = 0.9  # a probe below this share of the best one means a throttled or shared machine
 
 
@@ -42,11 +42,7 @@ def measure_quality(data: Path, only: str) -> None:
     for info in fastsr.models():
         if not any(part in info.name for part in only.split(",")):
             continue
-        path = catalog.locate(info.name)
-        results = evaluate(fastsr.load(info.name), data)
-        psnr = {r["data"]: round(r["psnr_y"], 3) for r in sorted(results, key=lambda r: SETS.index(r["data"]))}
-        modelfile.update(path, psnr=psnr)
-        click.echo(f"{info.name:20} {psnr}")
+        click.echo(f"{info.name:20} {record(catalog.locate(info.name), data)}")
 
 
 def rows_of(name: str, report: Mapping[str, Any], size: str, dtype: str = "float32") -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from pkgutil import extend_path
 __path__ = extend_path(__path__, __name__)
 
 from fastsr.catalog import ModelInfo, models
+from fastsr.embedding import get_cmake_dir, get_include
 from fastsr.errors import DeviceError, FastsrError, InputError, LimitError, ModelError, OutputError
 from fastsr.upscaler import Upscaler, load
 
@@ -26,6 +27,8 @@ __all__ = [
     "OutputError",
     "Upscaler",
     "__version__",
+    "get_cmake_dir",
+    "get_include",
     "load",
     "models",
 ]

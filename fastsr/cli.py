@@ -5,27 +5,38 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import warnings
-from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from fastsr.errors import FastsrError, InputError, OutputError
-from fastsr.report import report, terminated
-
-DEFAULT_FAMILY, DEFAULT_SCALE = "annet", 3
+from fastsr.cli_options import (
+    DEFAULT_SCALE,
+    default_model,
+    device_option,
+    json_option,
+    model_option,
+    precision_option,
+    scale_option,
+    threads_option,
+    verbose_option,
+)
+from fastsr.cli_upscale import cmd_plan, cmd_upscale
+from fastsr.errors import InputError
+from fastsr.report import catch_signals, report
 
 
 def main() -> None:
     """Entry point of the `fastsr` command."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of torch and Pillow: an error is one line
-    signal.signal(signal.SIGTERM, terminated)
+    catch_signals()
+    if sys.argv[1:2] == ["-i"]:  # as wrappers of *-ncnn-vulkan call it
+        from fastsr import ncnn
+
+        ncnn.main()
     try:
         code = cli.main(prog_name="fastsr", standalone_mode=False)
         if sys.stdout is not None:
@@ -49,159 +60,8 @@ def cli(verbose: bool) -> None:
     """Enlarge images with published super-resolution networks, fast."""
 
 
-def _default_model(model: str | None, scale: int | None) -> str:
-    return model or f"{DEFAULT_FAMILY}_x{scale or DEFAULT_SCALE}"
-
-
-model_option = click.option(
-    "-m",
-    "--model",
-    metavar="MODEL",
-    help=f"A name from `fastsr models`, or a model file.  [default: {DEFAULT_FAMILY}_x{DEFAULT_SCALE}]",
-)
-scale_option = click.option(
-    "--scale", type=click.IntRange(1, 16), metavar="S", help="Choose among models of one name: -m annet --scale 2."
-)
-threads_option = click.option(
-    "--threads", type=click.IntRange(1, 1024), metavar="N", help="Default: all CPUs this process may use."
-)
-precision_option = click.option(
-    "--precision",
-    default="auto",
-    show_default=True,
-    metavar="P",
-    help="auto, fp32, or bf16: wide convolutions faster, 60 dB from fp32; on a GPU also tf32, fp16, fp8.",
-)
-device_option = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="D",
-    help="auto, cpu, cuda or cuda:N, an NVIDIA GPU, cuda:0,1 or cuda:all, several.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-verbose_option = click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Show the trace of an error.")
-
-
-@cli.command("upscale")
-@click.argument("inputs", nargs=-1, required=True, metavar="IN...", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    metavar="OUT",
-    type=click.Path(path_type=Path),
-    help="A file (replaced if it exists), or a folder, which is made for several inputs.",
-)
-@model_option
-@scale_option
-@threads_option
-@click.option(
-    "--tile",
-    type=click.IntRange(1),
-    metavar="PX",
-    help="Side of a tile in input pixels; the result does not depend on it.",
-)
-@click.option(
-    "--memory-limit",
-    type=click.IntRange(1),
-    metavar="MB",
-    help="Memory the engine may hold, in MB; the result does not depend on it.",
-)
-@device_option
-@click.option(
-    "--executor",
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help="auto, cpu, reference (torch), gpu (the faster of triton and cuda), triton, or cuda.",
-)
-@precision_option
-@click.option("--self-ensemble", is_flag=True, help="Mean over 8 flips and turns: better, 8 times the work.")
-@click.option("--overwrite", is_flag=True, help="Replace files that exist in the output folder.")
-@verbose_option
-def cmd_upscale(
-    inputs: tuple[Path, ...],
-    output: Path,
-    model: str | None,
-    scale: int | None,
-    threads: int | None,
-    tile: int | None,
-    memory_limit: int | None,
-    device: str,
-    executor: str,
-    precision: str,
-    self_ensemble: bool,
-    overwrite: bool,
-) -> None:
-    """Enlarge images: PNG, JPEG, WebP, TIFF, BMP, PPM.
-
-    A bad image among several is reported and the others are done; the exit code says that there was one. In a folder
-    the results are PNG files named after their inputs.
-    """
-    from fastsr import image, load
-
-    image.quiet_decoders()
-    targets = _targets(inputs, output, overwrite)
-    upscaler = load(
-        _default_model(model, scale),
-        scale=scale,
-        device=device,
-        executor=executor,
-        precision=precision,
-        threads=threads,
-        tile=tile if tile is not None else "auto",
-        memory_limit=memory_limit * 1_000_000 if memory_limit else None,
-        self_ensemble=self_ensemble,
-    )
-    code = 0
-    waiting: deque[tuple[Path, Path]] = deque()
-
-    def pictures() -> Iterator[Any]:
-        """Those that can be read; the stream takes a few ahead of the results."""
-        nonlocal code
-        for source, target in zip(inputs, targets, strict=True):
-            try:
-                picture = image.read(source)
-                image.check_fits(target, picture, upscaler.scale)
-            except (FastsrError, MemoryError) as e:
-                code = report(e, source)
-                continue
-            waiting.append((source, target))
-            yield picture
-
-    for result in upscaler.stream(pictures(), return_exceptions=True):
-        source, target = waiting.popleft()
-        try:
-            if isinstance(result, Exception):
-                raise result
-            image.write(result, target)
-        except (FastsrError, MemoryError) as e:
-            code = report(e, source)
-    raise click.exceptions.Exit(code)
-
-
-def _targets(inputs: tuple[Path, ...], output: Path, overwrite: bool) -> list[Path]:
-    """Where each result goes; all that can be refused is refused before the work starts."""
-    from fastsr import image
-
-    folder = len(inputs) > 1 or os.path.isdir(output)
-    if folder:
-        try:
-            output.mkdir(exist_ok=True)
-        except OSError as e:
-            raise OutputError(f"{output}: cannot be made a folder for the results: {e.strerror}") from None
-    targets = [output / f"{p.stem}.png" if folder else output for p in inputs]
-    for source, target in zip(inputs, targets, strict=True):
-        image.check_target(target)
-        if os.path.exists(target) and os.path.exists(source) and target.samefile(source):
-            raise OutputError(f"{target}: is the input itself; choose another output")
-        if folder and os.path.exists(target) and not overwrite:
-            raise OutputError(f"{target}: exists already; give --overwrite to replace it")
-    twice = {t.name for t in targets if sum(t.name == other.name for other in targets) > 1}
-    if twice:
-        raise InputError(f"several inputs would become {' and '.join(sorted(twice))}: upscale them one by one")
-    return targets
+cli.add_command(cmd_upscale)
+cli.add_command(cmd_plan)
 
 
 @cli.command("models")
@@ -278,7 +138,7 @@ def cmd_eval(
         Bicubic(scale or DEFAULT_SCALE)
         if model == "bicubic"
         else load(
-            _default_model(model, scale),
+            default_model(model, scale),
             scale=scale,
             threads=threads,
             device=device,
@@ -321,7 +181,7 @@ def cmd_bench(
     from fastsr import benchmark
 
     report = benchmark.run(
-        _default_model(model, None),
+        default_model(model, None),
         size=_size(size),
         threads=threads,
         precision=precision,
@@ -363,7 +223,7 @@ def cmd_tune(model: str | None, scale: int | None, size: str, device: str, preci
     from fastsr import load
 
     w, h = _size(size)
-    rows = load(_default_model(model, scale), scale=scale, device=device, precision=precision).tune(h, w)
+    rows = load(default_model(model, scale), scale=scale, device=device, precision=precision).tune(h, w)
     if as_json:
         _print_json(rows)
         return
@@ -392,7 +252,9 @@ def cmd_tune(model: str | None, scale: int | None, size: str, device: str, preci
 @click.option("--rgb", is_flag=True, default=None, help="A network on RGB instead of Y (srcnn).")
 @click.option("--config", help="Sizes of the network, as n0=64,m0=128,steps=15 (btsrn, crnet_a, crnet_b, span).")
 @click.option(
-    "--start", type=click.Path(path_type=Path), help="A checkpoint of another scale to begin from (btsrn, span)."
+    "--start",
+    type=click.Path(path_type=Path),
+    help="A checkpoint of another scale to begin from (btsrn, span), a model file (srcnn).",
 )
 @click.option("--start-at", type=click.FloatRange(0), metavar="MINUTES", help="Prepare, and begin then (span).")
 @click.option("--name", help="Of the model files (crnet_a, crnet_b, span).")
@@ -448,15 +310,22 @@ def cmd_train(family: str, sizes: str | None, config: str | None, work: Path | N
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--scale", type=int, help="Where the checkpoint does not say it.")
+@click.option("--licence", help="Of the weights, where the checkpoint does not say it.")
+@click.option("--measure", type=click.Path(path_type=Path), metavar="DIR", help="Note its PSNR on DIR's sets in it.")
 @verbose_option
-def cmd_convert(source: Path, output: Path, scale: int | None) -> None:
-    """Make a model file of somebody else's checkpoint.
+def cmd_convert(source: Path, output: Path, scale: int | None, licence: str | None, measure: Path | None) -> None:
+    """Make a model file of a checkpoint.
 
-    Known are the A+ and SRCNN authors' .mat files and torch state dicts (.pth, .pt) of SRCNN and of fastsr's own modules.
+    Known are the A+ and SRCNN authors' .mat files and state dicts (.pth, .pt, .safetensors) of every family, by its authors'
+    names or ours.
     """
     from fastsr import convert
 
-    convert.convert(source, output, scale=scale)
+    convert.convert(source, output, scale=scale, licence=licence)
+    if measure:
+        from fastsr.evaluate.record import record
+
+        click.echo("  ".join(f"{name} {psnr:.2f} dB" for name, psnr in record(output, measure).items()))
     click.echo(f"wrote {output}")
 
 

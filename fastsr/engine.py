@@ -15,7 +15,7 @@ import numpy as np
 
 from fastsr.errors import FastsrError, ModelError
 
-GIVEN = (FastsrError, MemoryError)
+RETURNED_ERRORS = (FastsrError, MemoryError)
 """what may be wrong with one image and not with the next"""
 TURNS = 8
 """flips and turns of a self-ensemble (paper 002)"""
@@ -72,6 +72,15 @@ class Engine(Protocol):
     @property
     def isa(self) -> str: ...
 
+    @property
+    def busy(self) -> float:
+        """Seconds that the network ran, of all calls together; 0 on GPUs, where nobody waits to count."""
+        ...
+
+    def memory(self, h: int, w: int) -> int:
+        """Bytes that a run of an h x w input holds, packed weights included; 0 where it is not known."""
+        ...
+
     def upscale(self, img: Any) -> Any:
         """See Upscaler.upscale."""
         ...
@@ -110,7 +119,7 @@ def stream(queue: Queue, images: Iterable[Any], return_exceptions: bool) -> Gene
                 try:
                     queued.append(queue.submit(img))
                 except Exception as e:
-                    if return_exceptions and isinstance(e, GIVEN):
+                    if return_exceptions and isinstance(e, RETURNED_ERRORS):
                         queued.append(_failed(e))
                     else:
                         end = e
@@ -130,7 +139,7 @@ def _outcome(task: Task, return_exceptions: bool) -> Any:
     """A result, or in its place what is wrong with this image."""
     try:
         return task.result()
-    except GIVEN as e:
+    except RETURNED_ERRORS as e:
         if not return_exceptions:
             raise
         return e

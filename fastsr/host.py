@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastsr import _core, image
+from fastsr import _core, alpha, image
 from fastsr.engine import TURNS, Job, Task, turned_sum
 from fastsr.errors import DeviceError
 
+MARGIN = 3
+"""pixels beyond the network's radius that bicubic reaches, of chroma and alpha"""
 Progress = Callable[[float], object] | None
 """given how much of a run is done, some 20 times a second; what it raises stops the run"""
 
@@ -38,6 +41,8 @@ class Network(Protocol):
     def upscale(self, given: _core.Pixels, out: _core.Pixels, progress: Progress = None) -> bool:
         """Whether what the network gave was finite."""
         ...
+
+    def memory(self, h: int, w: int) -> int: ...
 
     def explain(self, h: int, w: int) -> list[dict[str, Any]]: ...
 
@@ -67,6 +72,8 @@ class HostEngine:
     def __init__(self, network: Network, job: Job) -> None:
         self._network, self._job = network, job
         self.radius, self.isa = network.radius, network.isa
+        self.busy = 0.0
+        """seconds that the network ran"""
 
     def upscale(self, img: Any) -> Any:
         return self._do(self._take(img))
@@ -80,6 +87,9 @@ class HostEngine:
     def _mean(self, planes: np.ndarray, progress: Progress) -> np.ndarray:
         total = turned_sum(lambda x: self._network.run(x, progress), planes, range(TURNS), np)
         return np.asarray(total / TURNS, np.float32)
+
+    def memory(self, h: int, w: int) -> int:
+        return self._network.memory(h, w)
 
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
         return self._network.explain(h, w)
@@ -106,27 +116,39 @@ class HostEngine:
         scale = self._job.scale
         h, w = img.shape[-2:]
         image.check_output(h, w, scale)
-        given = img.detach().float().cpu().numpy()
+        given = (img.detach().float() if img.is_floating_point() else img.detach()).cpu().numpy()
         given = np.array(given) if copy else given
-        out = np.empty((*given.shape[:-2], h * scale, w * scale), np.float32)
+        out = np.empty((*given.shape[:-2], h * scale, w * scale), given.dtype)
         batch = given.ndim == 4
         items = list(zip(given, out, strict=True)) if batch else [(given, out)]
         return _Work(items, True, batch, lambda: torch.from_numpy(out).to(img))
 
     def _do(self, work: _Work, progress: Progress = None) -> Any:
-        job = self._job
-        taken = [_core.Pixels(given, work.channels_first) for given, _ in work.items]
-        for i, given in enumerate(taken):
-            given.check(i if work.batch else None, job.threads)
-        for given, (_, array) in zip(taken, work.items, strict=True):
-            out = _core.Pixels(array, work.channels_first)
-            if job.self_ensemble:
-                finite = by_planes(lambda x: self._mean(x, progress), given, out, job.domain, job.scale)
+        for i, (given, _) in enumerate(work.items):
+            _core.Pixels(given, work.channels_first).check(i if work.batch else None, self._job.threads)
+        for given, out in work.items:
+            if given.ndim == 3 and given.shape[0 if work.channels_first else 2] in (2, 4):
+                finite = self._with_alpha(given, out, work.channels_first, progress)
             else:
-                finite = self._network.upscale(given, out, progress)
+                finite = self._pixels(given, out, work.channels_first, progress)
             if not finite:
-                raise job.not_finite()
+                raise self._job.not_finite()
         return work.restore()
+
+    def _pixels(self, given: np.ndarray, out: np.ndarray, channels_first: bool, progress: Progress) -> bool:
+        job, begin = self._job, time.perf_counter()
+        source, target = _core.Pixels(given, channels_first), _core.Pixels(out, channels_first)
+        if job.self_ensemble:
+            finite = by_planes(lambda x: self._mean(x, progress), source, target, job.domain, job.scale)
+        else:
+            finite = self._network.upscale(source, target, progress)
+        self.busy += time.perf_counter() - begin
+        return finite
+
+    def _with_alpha(self, given: np.ndarray, out: np.ndarray, channels_first: bool, progress: Progress) -> bool:
+        if channels_first:
+            given, out = given.transpose(1, 2, 0), out.transpose(1, 2, 0)
+        return alpha.upscale(lambda x, y: self._pixels(x, y, False, progress), given, out, self.radius + MARGIN)
 
 
 class HostQueue:

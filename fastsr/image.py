@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -52,7 +52,10 @@ SAVE_SIDE = {"JPEG": 65500, "WEBP": 16383}
 KEPT_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I", "F")
 BECOMES = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
 """PIL modes that are converted first; any other becomes RGB, or RGBA when it has a transparent colour"""
-DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
+DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32), np.dtype(np.float64))
+"""of arrays; float64 is worked on as float32"""
+KEPT_INFO = ("icc_profile", "exif", "dpi", "xmp", "duration", "loop")
+"""what a PIL image says beside its pixels, and its result as well"""
 
 
 @dataclass(frozen=True)
@@ -103,13 +106,14 @@ def _array_pixels(img: np.ndarray) -> Pixels:
         raise InputError("masked arrays are not supported: fill the mask first")
     dtype = img.dtype.newbyteorder("=")
     if dtype not in DTYPES:
-        raise InputError(f"dtype {img.dtype} is not supported: use uint8, uint16 or float32")
+        raise InputError(f"dtype {img.dtype} is not supported: use uint8, uint16, float32 or float64")
     if img.ndim not in (2, 3) or (img.ndim == 3 and img.shape[2] not in (1, 2, 3, 4)):
         raise InputError(f"an array of shape {img.shape} is not an image: use [H, W] or [H, W, 1 to 4]")
     if 0 in img.shape:
         raise InputError(f"an image of shape {img.shape} is empty")
     order, flat = img.dtype, img.ndim == 2  # big-endian in, big-endian out
-    return Pixels(np.asarray(img), lambda out: (out.reshape(out.shape[:2]) if flat else out).astype(order, copy=False))
+    taken = np.asarray(img, np.float32) if dtype == np.float64 else np.asarray(img)
+    return Pixels(taken, lambda out: (out.reshape(out.shape[:2]) if flat else out).astype(order, copy=False))
 
 
 def check_values(a: np.ndarray, channels_first: bool = False) -> None:
@@ -123,8 +127,15 @@ def check_values(a: np.ndarray, channels_first: bool = False) -> None:
 
 def check_tensor(img: Any) -> None:
     """Raise InputError unless `img` has the dtype and shape of an image or of a batch; its values are not read."""
-    if not img.is_floating_point():
-        raise InputError(f"torch tensors must be float in [0, 1], this one is {img.dtype}")
+    dtype = str(img.dtype).removeprefix("torch.")
+    if img.is_quantized:
+        raise InputError(f"quantised tensors ({dtype}) are not supported: give img.dequantize()")
+    if str(img.layout) != "torch.strided":
+        raise InputError(f"tensors of layout {img.layout} are not supported: give img.to_dense()")
+    if img.is_meta:
+        raise InputError("a tensor of device meta has no values: give one that has")
+    if not img.is_floating_point() and dtype not in ("uint8", "uint16"):
+        raise InputError(f"torch tensors must be uint8, uint16 or float in [0, 1], this one is {dtype}")
     if img.ndim not in (3, 4) or img.shape[-3] not in (1, 2, 3, 4):
         raise InputError(
             f"a tensor of shape {tuple(img.shape)} is not an image: use [C, H, W] or [N, C, H, W] with 1 to 4 channels"
@@ -139,21 +150,15 @@ def _pil_pixels(img: Image.Image) -> Pixels:
 
     if 0 in img.size:
         raise InputError(f"an image of {img.size[0]}x{img.size[1]} pixels is empty")
-    info: dict[Any, Any] = {key: img.info[key] for key in ("icc_profile", "exif", "dpi") if key in img.info}
+    info: dict[Any, Any] = {key: img.info[key] for key in KEPT_INFO if key in img.info}
     try:
         img.load()
-        if img.mode.startswith("I;16"):
-            inner = _array_pixels(np.asarray(img).astype(np.uint16))
-        elif img.mode == "I":
+        if img.mode == "I":
             inner = _int_pixels(np.asarray(img))
-        elif img.mode == "F":
-            inner = _array_pixels(np.asarray(img, dtype=np.float32))
         else:
-            mode = target_mode(img)
-            if mode != img.mode:
-                info = info if img.mode in ("1", "L", "P", "PA", "RGB") else {}
-                img = _from_cmyk(img) if img.mode == "CMYK" else img.convert(mode)
-            inner = _array_pixels(np.asarray(img))
+            inner = _array_pixels(array_of(img))
+            if target_mode(img) != img.mode and img.mode not in ("1", "L", "P", "PA", "RGB"):
+                info.pop("icc_profile", None)
     except FastsrError:
         raise
     except Exception as e:  # whatever Pillow's decoders raise on a broken file
@@ -165,6 +170,21 @@ def _pil_pixels(img: Image.Image) -> Pixels:
         return out
 
     return replace(inner, restore=restore)
+
+
+def array_of(img: Any) -> np.ndarray:  # [H, W] or [H, W, 2 to 4]
+    """A PIL image's numbers: modes of KEPT_MODES stay, others are converted, a transparent colour becomes alpha."""
+    if img.mode.startswith("I;16"):
+        return np.asarray(img).astype(np.uint16)
+    if img.mode == "I":
+        array = np.asarray(img)
+        return array.astype(np.uint16) if array.min() >= 0 and array.max() <= 65535 else array
+    if img.mode == "F":
+        return np.asarray(img, dtype=np.float32)
+    mode = target_mode(img)
+    if mode != img.mode:
+        img = _from_cmyk(img) if img.mode == "CMYK" else img.convert(mode)
+    return np.asarray(img)
 
 
 def target_mode(img: Image.Image) -> str:
@@ -222,7 +242,8 @@ def read(path: str | Path) -> Image.Image:
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
                 if image.format == "PPM":
-                    _check_text_end(path)
+                    with open(path, "rb") as f:
+                        check_text_end(f, path)
                 return _decode(path, image)
     except (FastsrError, MemoryError):
         raise
@@ -251,11 +272,12 @@ def quiet_decoders() -> None:
         set_handler(None)
 
 
-def _check_text_end(path: Path) -> None:
+def check_text_end(file: BinaryIO, name: str | Path) -> None:
     """A text PGM or PPM ends with white space; one that ends with a digit may have been cut inside its last number."""
-    with open(path, "rb") as f:
-        if f.read(2) in (b"P2", b"P3") and f.seek(-1, os.SEEK_END) and f.read(1).isdigit():
-            raise InputError(f"{path}: cut short: the last number of a text PGM or PPM has no white space after it")
+    file.seek(0)
+    if file.read(2) in (b"P2", b"P3") and file.seek(-1, os.SEEK_END) and file.read(1).isdigit():
+        raise InputError(f"{name}: cut short: the last number of a text PGM or PPM has no white space after it")
+    file.seek(0)
 
 
 def _decode(path: Path, image: Image.Image) -> Image.Image:

@@ -53,7 +53,7 @@ def read(path: str | Path) -> ModelFile:
     """
     path = Path(path)
     plan, weights, meta = _core.read_model(_encoded(path))
-    return ModelFile(path, Plan.of(plan), weights, meta)
+    return ModelFile(path, Plan.from_dict(plan), weights, meta)
 
 
 def read_meta(path: str | Path) -> dict[str, str]:

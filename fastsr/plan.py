@@ -73,10 +73,10 @@ class Plan:
     @staticmethod
     def from_json(text: str) -> Plan:
         """Parse a plan. Raises ModelError when `text` is not one; the ops themselves are checked where it is run."""
-        return Plan.of(_core.parse_plan(text.encode("utf-8", "surrogatepass")))
+        return Plan.from_dict(_core.parse_plan(text.encode("utf-8", "surrogatepass")))
 
     @staticmethod
-    def of(data: Mapping[str, Any]) -> Plan:
+    def from_dict(data: Mapping[str, Any]) -> Plan:
         """The plan of which `data` is the `to_dict`. Nothing is checked."""
         return Plan(data["domain"], data["scale"], tuple(_step(step) for step in data["steps"]))
 

@@ -14,9 +14,17 @@ from fastsr.errors import FastsrError, LimitError, OutputError, printable
 
 
 def terminated(number: int, frame: object) -> None:
-    """SIGTERM unwinds as an error does, so that no temporary file stays; the second one ends the process at once."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise SystemExit(143)
+    """SIGTERM and SIGHUP unwind as an error does, so that no temporary file stays; the second ends the process at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise SystemExit(128 + number)
+
+
+def catch_signals() -> None:
+    """For a program of our own. A process under nohup stays deaf to SIGHUP."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, terminated)
 
 
 def _explain(e: BaseException) -> tuple[str, int]:
@@ -34,7 +42,12 @@ def _explain(e: BaseException) -> tuple[str, int]:
     return f"internal error, please report it with what -v shows: {type(e).__name__}: {e}", 70
 
 
-def report(e: BaseException, source: Path | None = None) -> int:
+def note(source: str, line: str) -> None:
+    """One line on stderr that is no error."""
+    click.echo(f"fastsr: note: {printable(f'{source}: {line}')}", err=True)
+
+
+def report(e: BaseException, source: Path | str | None = None) -> int:
     """Say what went wrong in one line, with its trace if -v was given; returns the exit code."""
     if {"-v", "--verbose"} & set(sys.argv[1:]):
         traceback.print_exception(e)

@@ -161,11 +161,15 @@ def _by_core(op: str) -> Callable[..., Tensor]:
     return run
 
 
+def _step(op: str, inputs: int, weights: Iterable[str], params: dict[str, Any]) -> Step:
+    return Step(op, tuple(f"input{i}" for i in range(inputs)), "out", {role: role for role in weights}, params)
+
+
 def _session(
     op: str, channels: list[int], weights: dict[str, Tensor], params: dict[str, Any], threads: int
 ) -> _core.Session | None:
     """The op prepared by the C++ core; None where its rule declines."""
-    step = Step(op, tuple(f"input{i}" for i in range(len(channels))), "out", {role: role for role in weights}, params)
+    step = _step(op, len(channels), weights, params)
     arrays = {role: w.detach().contiguous().numpy() for role, w in weights.items()}
     try:
         return _core.Session(step.to_dict(), arrays, channels=channels, threads=threads)
@@ -194,18 +198,19 @@ def _kept(what: tuple[Any, ...], weights: dict[str, Tensor], make: Callable[[], 
 
 
 def _shape(op: str) -> Callable[..., Tensor]:
-    """What the result looks like, from the rule of the op."""
+    """What the result looks like: by the op's rule, or by the formula where the rule declines and the formula does not."""
+    plain = _by_formula(op)
 
     def fake(*args: Any) -> Tensor:
         inputs, weights, params = _split(op, args)
-        x, scale = inputs[0], params.get("scale", 1)
-        n, c, h, w = x.shape
-        channels = {"conv2d": "w", "cista": "s"}
-        if op in channels:
-            c = weights[channels[op]].shape[0]
-        elif op == "pixel_shuffle":
-            c = c // scale**2
-        return x.new_empty((n, c, h * scale, w * scale))
+        try:
+            shapes = {role: tuple(map(int, w.shape)) for role, w in weights.items()}
+            channels = [int(x.shape[1]) for x in inputs]
+            graph = _core.Graph(_step(op, len(inputs), weights, params).to_dict(), shapes, channels=channels)
+        except ModelError:
+            return plain(*args)
+        (n, _, h, w), (c, up, _) = inputs[0].shape, graph.out_shape(1, 1)
+        return inputs[0].new_empty((n, c, h * up, w * up))
 
     return fake
 

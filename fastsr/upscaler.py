@@ -19,8 +19,8 @@ from fastsr.engine import Engine, Job, stream
 from fastsr.errors import DeviceError, InputError, ModelError
 from fastsr.modelfile import ModelFile
 
-FOREIGN = (".mat", ".pth", ".pt", ".ckpt")
-"""checkpoints of others, converted in memory (needs the extra `train`)"""
+FOREIGN = (".mat", ".pth", ".pt", ".ckpt", ".param")
+"""checkpoints of others, converted in memory (torch's need the extra `train`)"""
 
 
 class Upscaler:
@@ -53,11 +53,11 @@ class Upscaler:
     def upscale(self, img: Any) -> Any:
         """Enlarge an image `scale` times; the same kind, dtype and layout comes back.
 
-        img: a PIL image; numpy [H, W] or [H, W, 1 | 2 | 3 | 4] of uint8, uint16 or float32 in [0, 1] (2 and 4: the
-        last channel is alpha); torch [C, H, W] or [N, C, H, W] float in [0, 1]. Any strides. The input is not written.
+        img: a PIL image; numpy [H, W] or [H, W, 1 | 2 | 3 | 4] of uint8, uint16, float32 or float64 in [0, 1] (2 and 4: the
+        last channel is alpha); torch [C, H, W] or [N, C, H, W] of uint8, uint16 or float in [0, 1]. Any strides. The input is not written.
         On a GPU a torch batch is one run, and a tensor that lies there stays there. Several GPUs divide a batch, and a
         single image's self-ensemble; otherwise the first takes it.
-        A network on Y gets Y of BT.601, gray being RGB of equal channels; chroma and alpha go by bicubic. Integers come back
+        A network on Y gets Y of BT.601, gray being RGB of equal channels; chroma and alpha go by bicubic. Colours under alpha 0 do not bleed into what is seen. Integers come back
         rounded, floats clipped to [0, 1]. PIL: L, LA, RGB, RGBA, I;16, I (16 bit) and F ([0, 1]) keep their mode; 1 comes
         back as L, palettes, CMYK and others as RGB or RGBA.
 
@@ -122,6 +122,15 @@ class Upscaler:
             "file": str(model.path),
         }
 
+    @property
+    def busy(self) -> float:
+        """Seconds that the network ran, of all calls together; 0 on GPUs, which do not count."""
+        return self._engine.busy
+
+    def memory(self, h: int, w: int) -> int:
+        """Bytes that the engine holds for an h x w input, packed weights included; 0 where it does not say."""
+        return self._engine.memory(h, w)
+
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
         """Per step of the plan for an h x w input: op, out, shape, radius, flops, bytes, who runs it."""
         return self._engine.explain(h, w)
@@ -153,7 +162,8 @@ def load(
     memory_limit: int | None = None,
     self_ensemble: bool = False,
 ) -> Upscaler:
-    """Load a shipped model by name, or a model file by path, or a checkpoint that `fastsr convert` knows (.mat, .pth).
+    """Load a shipped model by name, or a model file by path, or a checkpoint that `fastsr convert` knows (.mat, .pth, ncnn's
+    .param with the .bin beside it).
 
     scale: chooses among models of one name, load("annet", scale=3); must agree with the file's.
     device: "cpu"; "cuda" or "cuda:1", an NVIDIA GPU (extra `gpu`), or DeviceError that says what is missing; "cuda:0,1" or

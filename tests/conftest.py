@@ -30,6 +30,13 @@ settings.register_profile(
 )
 settings.load_profile("fastsr")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--graphs-minutes", default=0, type=float, help="run random graphs of a new seed for so long, 0: the short run"
+    )
+
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 

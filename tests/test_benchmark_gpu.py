@@ -15,7 +15,9 @@ pytest.importorskip("triton")
 from fastsr import executors  # noqa: E402
 from fastsr.benchmark import cases, gpu  # noqa: E402
 from fastsr.families.crnet import CRNetA  # noqa: E402
+from fastsr.families.srcnn import SRCNN  # noqa: E402
 from fastsr.gpu import tuning  # noqa: E402
+from fastsr.plan import INPUT  # noqa: E402
 from fastsr.testing import TOLERANCE, rng  # noqa: E402
 
 
@@ -26,7 +28,11 @@ def plans() -> dict[str, tuple[Any, dict[str, np.ndarray]]]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ["annet", "crnet"])
-def test_peers_compute_the_plan(device: Any, name: str, precision: str, tmp_path: Path) -> None:
+def test_peers_compute_the_plan(
+    device: Any, name: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # torch's default rounds the products of fp32 convolutions to tf32; so does bench/gpu_worker.py not.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     plan, weights = plans()[name]
     x = rng(3).random((1, plan.channels, 9, 11), dtype=np.float32)
     expected = executors.get("reference").prepare(plan, weights, precision="fp64").run(x[0])
@@ -51,3 +57,30 @@ def test_peers_compute_the_plan(device: Any, name: str, precision: str, tmp_path
 def _with(prepared: Any, found: dict[str, Any], x: Any) -> Any:
     prepared.choices.found = found
     return prepared.run_tensor(x)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_every_way_to_write_an_op_computes_it(device: Any, precision: str) -> None:
+    """Also those whose speed nobody expects to be chosen: each has been on some GPU."""
+    torch.manual_seed(2)
+    made = {
+        "srcnn": SRCNN(2, (9, 1, 5)).lower(),
+        "btsrn": (cases.upsample_residual(3, 16).plan, cases.upsample_residual(3, 16).weights),
+        "crnet": plans()["crnet"],
+        "annet": plans()["annet"],
+    }
+    seen = set()
+    for plan, weights in made.values():
+        eager = gpu.eager(plan, weights, precision, str(device))
+        values = {INPUT: torch.from_numpy(rng(5).random((1, plan.channels, 9, 11), dtype=np.float32)).to(device)}
+        for stage in eager.stages:
+            inputs = [values[name] for name in stage.inputs]
+            expected = values[stage.out] = stage.plain(inputs, eager.dtype)
+            for way in stage.ways:
+                out = way.launch(way.packed, inputs, None)
+                assert (out.dtype, out.shape) == (expected.dtype, expected.shape)
+                near = 2e-5 if precision == "fp32" else 1e-2
+                assert float((out - expected).abs().max()) <= near * float(expected.abs().max()), (stage.key, way.name)
+                seen.add(way.name)
+    wanted = {"torch", "torch natural", "torch best", "torch pad", "torch wide", "torch linear"}
+    assert seen == wanted | ({"torch fused"} if device.type == "cuda" else set())

@@ -79,15 +79,22 @@ def test_a_bad_image_among_several(run: Run, small_model: Write, photo: Path, tm
     assert code == 2
     assert_one_line(err, f"{bad}: the file is empty")
     assert sorted(p.name for p in out.iterdir()) == ["other.png", "photo.png"]
-    code, _, err = run(*args)
-    assert code == 5
-    assert_one_line(err, f"{out / 'photo.png'}: exists already; give --overwrite")
+    (out / "other.png").unlink()
+    code, _, err = run(*args)  # one by one: what is missing is made
+    assert code == 2
+    assert err.startswith(f"fastsr: error: {out / 'photo.png'}: exists already; give --overwrite")
+    assert err.count("\n") == 2
+    assert (out / "other.png").exists()
     assert run(*args, "--overwrite")[0] == 2
+    code, _, err = run(*args, "--skip-existing")
+    assert_one_line(err, f"{bad}: the file is empty")
     code, _, err = run("upscale", photo, tmp_path / "x" / "photo.jpg", "-o", out, "--overwrite")
     assert_one_line(err, "several inputs would become photo.png")
 
 
-def test_several_images_on_a_gpu(run: Run, small_model: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_multi_gpu_images_on_a_gpu(
+    run: Run, small_model: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("triton")
     if not devices.interpreted():
         pytest.skip("kernels are compiled in this process")
@@ -125,8 +132,14 @@ def cases(photo: Path, model: Path, tmp_path: Path) -> list[tuple[list[object], 
         ([*up, tmp_path / "nothing.png", "-o", out], 2, f"{tmp_path}/nothing.png: no such file"),
         ([*up, cut, "-o", out], 2, f"{cut}: cannot be read"),
         ([*up, text, "-o", out], 2, f"{text}: not an image"),
-        ([*up, tmp_path, "-o", out], 2, f"{tmp_path}: not a regular file"),
-        ([*up, photo, "-o", tmp_path / "a.gif"], 5, f"{tmp_path}/a.gif: unknown ending"),
+        ([*up, tmp_path, "-o", out], 5, f"{out}: is one file, for 4 results"),
+        ([*up, model.parent / "nothing*", "-o", out], 2, f"{model.parent}/nothing*: matches no file"),
+        ([*up, "/dev/null", "-o", out], 2, "/dev/null: not a regular file"),
+        ([*up, photo, "-o", tmp_path / "a.xyz"], 5, f"{tmp_path}/a.xyz: unknown ending"),
+        ([*up, photo, "-o", tmp_path / "{frob}.png"], 5, f"{tmp_path}/{{frob}}.png: is not a pattern of"),
+        ([*up, photo, "-o", out, "--size", "big"], 2, "--size big is not WIDTHxHEIGHT"),
+        ([*up, photo, "-o", out, "--memory-limit", "much"], 2, "--memory-limit much is not a size such as 512MB"),
+        ([*up, photo, "-o", out, "--size", "9x9", "--outscale", 2], 2, "--outscale, --size and --max-side: give one"),
         ([*up, photo, "-o", tmp_path / "no" / "a.png"], 5, f"{tmp_path}/no/a.png: the folder"),
         ([*up, photo, "-o", photo], 5, f"{photo}: is the input itself"),
         ([*up, photo, "-o", tmp_path], 5, f"{photo}: is the input itself"),

@@ -200,7 +200,7 @@ def test_our_own_state_dicts(tmp_path: Path) -> None:
 def test_unknown_and_unsafe_checkpoints_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "net.pth"
     torch.save({"w": torch.zeros(3, 3, 3, 3), "v": torch.zeros(2)}, path)
-    with pytest.raises(ModelError, match=r"not recognised.*expected SRCNN"):
+    with pytest.raises(ModelError, match=r"not recognised \(it holds w \[3, 3, 3, 3\].*expected one of annet, btsrn"):
         convert.read(path, scale=2)
     torch.save({"state_dict": {"a": print}}, path)
     with pytest.raises(ModelError, match="refused"):
@@ -259,7 +259,7 @@ def test_sizes_are_checked_before_memory_is_taken(tmp_path: Path, monkeypatch: p
         load(tmp_path / "a.pth", scale=2)
     projections = torch.zeros(1, 9 * 1000**2, 1)  # at scale 1000 ANNet would be 10^12 numbers
     torch.save({"projections": projections, "atoms": torch.zeros(1, 1)}, tmp_path / "b.pth")
-    with pytest.raises(ModelError, match="shapes of ANNet"):
+    with pytest.raises(ModelError, match="looks like annet but does not fit it: its tensors do not have the shapes"):
         load(tmp_path / "b.pth")
     with open(tmp_path / "c.pth", "wb") as f:
         f.truncate(_core.MODEL_LIMITS["file_bytes"] + 1)
@@ -355,3 +355,24 @@ def test_the_srcnn_authors_networks_give_their_psnr(name: str, psnr: float) -> N
 
     upscaler = load(SHARED / f"checkpoints/srcnn_official/{name}.mat")
     assert evaluate_folder(upscaler, SHARED / "data/test/Set5")["psnr_y"] == pytest.approx(psnr, abs=0.01)
+
+
+def test_measured_quality_is_kept_in_the_file(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+    from PIL import Image
+
+    from fastsr.cli import cli
+
+    (tmp_path / "sets/toy").mkdir(parents=True)
+    image = np.random.default_rng(0).integers(0, 255, (24, 30, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "sets/toy/a.png")
+    torch.save(srcnn_state(), tmp_path / "net_x2.pth")
+    options = ["--licence", "MIT", "--measure", str(tmp_path / "sets")]
+    done = CliRunner().invoke(
+        cli, ["convert", str(tmp_path / "net_x2.pth"), "-o", str(tmp_path / "m.safetensors"), *options]
+    )
+    assert done.exit_code == 0, done.output
+    model = modelfile.read(tmp_path / "m.safetensors")
+    assert model.meta["licence"] == "MIT"
+    assert list(model.json("psnr")) == ["toy"]
+    assert f"toy {model.json('psnr')['toy']:.2f} dB" in done.output

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ABOUT = {"machine": "a-gpu", "torch": "2.11", "kernels": "abc"}
+ABOUT = {"machine": "a-gpu", "torch": "2.11", "kernels": "abc", "peers": "pqr"}
 
 WORKER = """
 import json, os, sys, time
@@ -26,8 +26,13 @@ how = sys.argv[1]
 def say(**found):
     print(json.dumps(found), flush=True)
 print("said by a library", flush=True)
+say(doing="counting sheep")
 print("about to", how, file=sys.stderr, flush=True)
 if how == "hangs": time.sleep(60)
+if how == "creeps":
+    for i in range(60): time.sleep(0.2); say(doing=f"step {i}")
+if how == "takes long":
+    for i in range(10): time.sleep(0.3); say(doing=f"step {i}")
 if how == "vanishes": os._exit(0)
 if how == "faults": os.abort()
 if how == "raises": say(failed="KernelError: out of registers")
@@ -71,17 +76,19 @@ def job(bench: ModuleType, how: str) -> Any:
 def test_each_way_to_fail_is_a_row_and_the_others_are_measured(
     bench: ModuleType, begin: Callable[[Any], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "PREPARE", 2.0)
+    monkeypatch.setattr(bench, "PREPARE", 4.0)
+    monkeypatch.setattr(bench, "STALLED", 2.0)
     monkeypatch.setattr(bench, "FIRST", 1.0)
-    ways = ["hangs", "vanishes", "faults", "raises", "first hangs", "first faults", "again faults", "works"]
+    ways = ["hangs", "creeps", "vanishes", "faults", "raises", "first hangs", "first faults", "again faults", "works"]
     file = tmp_path / "results/gpu.json"
     report = bench.Report(file, ABOUT)
     jobs = [job(bench, how) for how in ways]
-    left = bench.measure(report, jobs, time.monotonic() + 60, 8, begin)
+    left = bench.measure(report, jobs, time.monotonic() + 60, 9, begin)
     rows = {row["engine"]: row for row in json.loads(file.read_text())["rows"]}
     assert json.loads((tmp_path / "out/gpu.json").read_text())["rows"] == list(rows.values())
     assert set(rows) == set(ways)
-    assert "no answer in 2 s, killed" in rows["hangs"]["failed"]
+    assert "preparing: stalled for 2 s, killed counting sheep" in rows["hangs"]["failed"]
+    assert "preparing: not ready after 4 s, killed step " in rows["creeps"]["failed"]
     assert "ended with status 0" in rows["vanishes"]["failed"]
     assert "ended by signal SIGABRT" in rows["faults"]["failed"]
     assert rows["raises"]["failed"].endswith("KernelError: out of registers")
@@ -92,9 +99,9 @@ def test_each_way_to_fail_is_a_row_and_the_others_are_measured(
     assert rows["works"]["tflops"] == 2000.0
     assert rows["works"]["tbps"] == 1.0
     assert rows["again faults"]["ms_turns"] == [2.0]
-    assert left == [job(bench, how) for how in ways[:6]]
+    assert left == [job(bench, how) for how in ways[:7]]
     faults = (tmp_path / "out/faults.txt").read_text()
-    assert all(f"about to {how}" in faults for how in (*ways[:6], "again faults"))
+    assert all(f"about to {how}" in faults for how in (*ways[:7], "again faults"))
     assert '"way": "cuda"' in (tmp_path / "out/tuning.jsonl").read_text()
     # A second run goes on: what was measured stays, what failed comes last.
     again = bench.Report(file, ABOUT)
@@ -102,6 +109,36 @@ def test_each_way_to_fail_is_a_row_and_the_others_are_measured(
     assert again.left(wanted) == [job(bench, "new"), job(bench, "faults")]
     assert bench.measure(again, wanted, time.monotonic() + 60, 8, begin) == [job(bench, "faults")]
     assert {r["engine"]: r for r in json.loads(file.read_text())["rows"]}["works"] == rows["works"]
+
+
+def test_who_takes_long_keeps_nobody_waiting_and_stands_still_meanwhile(
+    bench: ModuleType, begin: Callable[[Any], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "ROUND", 0.5)
+    monkeypatch.setattr(bench, "SETTLE", 0.0)
+    report = bench.Report(tmp_path / "results/gpu.json", ABOUT)
+    workers: dict[str, Any] = {}
+    states: list[str] = []
+
+    def kept(one: Any) -> Any:
+        workers[one.engine] = begin(one)
+        return workers[one.engine]
+
+    turn = bench._turn
+
+    def watched(*args: Any) -> Any:
+        time.sleep(0.1)
+        state = Path(f"/proc/{workers['takes long'].process.pid}/stat")
+        states.append(state.read_text().rpartition(")")[2].split()[0] if state.exists() else "?")
+        return turn(*args)
+
+    monkeypatch.setattr(bench, "_turn", watched)
+    wanted = [job(bench, name) for name in ("takes long", "works", "works too")]
+    assert bench.measure(report, wanted, time.monotonic() + 60, 2, kept) == []
+    assert [row["engine"] for row in report.data["rows"]] == ["works", "works too", "takes long"]
+    if Path("/proc/self/stat").exists():
+        assert states[:4] == ["T"] * 4
+        assert "T" not in states[4:]
 
 
 def test_no_batch_begins_that_cannot_end(bench: ModuleType, begin: Callable[[Any], Any], tmp_path: Path) -> None:
@@ -136,6 +173,11 @@ def test_turns_are_taken_alone_and_max_prepares_alone(bench: ModuleType, tmp_pat
         def say(self, word: str) -> None:
             self.said = word
 
+        began = since = float("inf")
+
+        def poll(self, what: str) -> dict[str, Any]:
+            return self.answer(0.0, what)
+
         def answer(self, limit: float, what: str) -> dict[str, Any]:
             events.append(f"{self.said} {self.name}")
             return {"flops": 1.0, "traffic": None, "ms": [1.0]}
@@ -160,6 +202,7 @@ def test_results_belong_to_a_machine_and_to_kernels(bench: ModuleType, tmp_path:
     assert bench.jobs.read(file, ABOUT)["rows"] == rows
     changed = bench.jobs.read(file, {**ABOUT, "kernels": "def"})  # torch is what it was
     assert (changed["rows"], changed["smoke"], changed["probes"]) == (rows[1:], [], {"fp16": 1.0})
+    assert bench.jobs.read(file, {**ABOUT, "peers": "xyz"})["rows"] == rows[:1]
     assert bench.jobs.read(file, {**ABOUT, "torch": "3"}) == {**ABOUT, "torch": "3", **empty}
     for broken in ("{", "[]", '{"rows": 3}'):
         file.write_text(broken)
@@ -193,11 +236,16 @@ def test_the_table_says_what_was_not_measured(bench: ModuleType) -> None:
     )
     assert first["triton ms"] == "2.000"
     assert first["cuda ms"] == "not measured"
-    assert first["gpu ms"] == first["torch.compile ms"] == "-"
+    assert first["gpu ms"] == "-"
+    assert "torch.compile ms" not in head
     assert first["best peer / fastsr"] == "1.50"
     assert (first["TFLOP/s"], first["TB/s"], first["of roofline"]) == ("300.0", "1.00", "50 %")
     assert second["best peer / fastsr"] == second["of roofline"] == "not measured"
     assert third["best peer / fastsr"] == "3.00"  # torch in fp16
+    for row in rows[2:4]:
+        row["doubt"] = "it copies too much"
+    line = bench.table(rows, {"fp16": 600.0, "fp8": 600.0, "tbps": 4.0}).splitlines()[2]
+    assert "| 2.000 | not measured | - | (3.000) | in doubt | 300.0 |" in line
 
 
 def test_kernels_that_failed_are_left_out(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

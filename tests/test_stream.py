@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams of images: order, kinds, errors in their turn, buffers and lanes; on the CPU, on a GPU and on two."""
+"""Streams of images: order, kinds, errors in their turn, buffers and streams; on the CPU, on a GPU and on two."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import fastsr
 from fastsr import FastsrError, InputError, LimitError, ModelError, Upscaler, executors, modelfile
 from fastsr.engine import Job
 from fastsr.gpu import stream
-from fastsr.gpu.several import Several
+from fastsr.gpu.multi_gpu import MultiGpu
 from fastsr.plan import Plan, Step
 from fastsr.testing import rng
 
@@ -59,12 +59,12 @@ def on_two(path: Path, device: Any, **options: Any) -> Upscaler:
     members: Any = [executor.prepare(model.plan, model.weights, device=str(device)) for _ in range(2)]  # type: ignore[call-arg]
     given = {"threads": 1, "precision": "fp32", "self_ensemble": False, **options}
     job = Job(model.name, model.plan.domain, model.plan.scale, given["self_ensemble"], 1)
-    return Upscaler(model, "triton", Several(members).engine(job), given, partial(on_two, path, device))
+    return Upscaler(model, "triton", MultiGpu(members).engine(job), given, partial(on_two, path, device))
 
 
 def line_of(net: Upscaler) -> Any:
     """The only GPU's."""
-    (line,) = net._engine.lines  # type: ignore[attr-defined]
+    (line,) = net._engine.gpus  # type: ignore[attr-defined]
     return line
 
 
@@ -214,7 +214,7 @@ def test_a_gpu_gives_the_pixels_of_the_cpu(device: Any, small_model: Write, doma
 
 @pytest.mark.parametrize("self_ensemble", [False, True])
 def test_two_give_the_pixels_of_one(device: Any, small_model: Write, self_ensemble: bool) -> None:
-    """The lanes of two GPUs, though both be one: copies between them wait for what they copy."""
+    """The streams of two GPUs, though both be one: copies between them wait for what they copy."""
     torch = pytest.importorskip("torch")
     path = small_model()
     one = fastsr.load(path, executor="triton", self_ensemble=self_ensemble)
@@ -250,7 +250,7 @@ def test_tensors_of_the_host_go_through_pinned_memory(
     x = torch.from_numpy(rng(0).random((3, 2, 4, 5), np.float32))
     images = [x, x[0], x.half(), x.permute(0, 1, 3, 2).double()]
     expected = [gpu.upscale(img.to(device)).cpu() for img in images]
-    monkeypatch.setattr(stream.Line, "far", lambda self, x: x.device.type == "cpu")
+    monkeypatch.setattr(stream.GpuStreams, "far", lambda self, x: x.device.type == "cpu")
     for got in ([gpu.upscale(img) for img in images], list(gpu.stream(images))):
         for out, img, one in zip(got, images, expected, strict=True):
             assert out.dtype == img.dtype
@@ -316,8 +316,8 @@ def test_pinned_buffers_are_used_again(gpu: Upscaler, device: Any, monkeypatch: 
     assert len([size for size in made if size]) == 2 * stream.IN_FLIGHT + 2 * 2
 
 
-class Later(stream.AtOnce):
-    """A lane whose work is done at the last moment, or at once when nothing but its own marks can hold it."""
+class Later(stream.NoStream):
+    """A stream whose work is done at the last moment, or at once when nothing but its own marks can hold it."""
 
     def __init__(self, eager: bool, deaf: bool = False) -> None:
         self.eager, self.deaf = eager, deaf
@@ -333,13 +333,13 @@ class Later(stream.AtOnce):
 
 
 class Point:
-    def __init__(self, lane: Later, count: int) -> None:
-        self.lane, self.count = lane, count
+    def __init__(self, stream: Later, count: int) -> None:
+        self.stream, self.count = stream, count
 
     def synchronize(self) -> None:
-        while self.lane.done < self.count:
-            work, after = self.lane.queue[self.lane.done]
-            self.lane.done += 1
+        while self.stream.done < self.count:
+            work, after = self.stream.queue[self.stream.done]
+            self.stream.done += 1
             if after is not None:
                 after.synchronize()
             work()
@@ -397,7 +397,7 @@ def test_an_early_end_waits_for_what_is_on_its_way(gpu: Upscaler, device: Any) -
     assert line.down.done == len(line.down.queue) == stream.IN_FLIGHT
 
 
-def test_a_lane_is_a_stream_with_events(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cuda_stream_queues_behind_events(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     said: list[str] = []
 
@@ -415,9 +415,9 @@ def test_a_lane_is_a_stream_with_events(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Fake("ours"))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Fake("callers"))
     monkeypatch.setattr(torch.cuda, "stream", lambda s: said.append(f"on {s.name}") or nullcontext())
-    lane = stream.Lane(torch.device("cuda:1"))
-    mark = lane.do(lambda: said.append("work"), after=lane.called())
-    lane.hold(mark)
+    ours = stream.CudaStream(torch.device("cuda:1"))
+    event = ours.do(lambda: said.append("work"), after=ours.called())
+    ours.hold(event)
     assert said == [
         "callers records",
         "on ours",
@@ -428,5 +428,5 @@ def test_a_lane_is_a_stream_with_events(monkeypatch: pytest.MonkeyPatch) -> None
     ]
     asked: dict[str, Any] = {}
     monkeypatch.setattr(torch, "empty", lambda size, **how: asked.update(how, size=size))
-    lane.pinned(7)
+    ours.pinned(7)
     assert asked == {"size": 7, "dtype": torch.uint8, "pin_memory": True}

@@ -87,6 +87,31 @@ def test_opcheck(op: str) -> None:
     assert set(result.values()) == {"SUCCESS"}
 
 
+ENDS: dict[str, dict[str, Any]] = {
+    "joined": {"joined": [rand(1, 2, 4, 5), rand(1, 1, 4, 5)]},
+    "slopes": {"slopes": rand(6), "activation": "leaky_relu", "sum_inside": True},
+    "gate": {"joined": [rand(1, 4, 4, 5)], "gate": True},
+    "silu": {"activation": "silu"},
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_conv2d_joins_and_how_it_ends(end: str) -> None:
+    def made() -> dict[str, Any]:
+        call = CALLS["conv2d"] | ENDS[end]
+        call["w"] = rand(6, 3 + sum(part.shape[1] for part in call.get("joined", [])), 3, 3)
+        return torch.utils._pytree.tree_map_only(torch.Tensor, lambda t: t.clone().requires_grad_(), call)
+
+    ours, theirs = made(), made()
+    torch_ops.conv2d(**ours).square().sum().backward()
+    reference("conv2d", theirs).square().sum().backward()
+    for mine, other in zip(torch_ops._flat(ours.values()), torch_ops._flat(theirs.values()), strict=True):
+        assert torch.allclose(mine.grad, other.grad, atol=1e-4)
+    for mine, other in zip(ours.get("joined", []), theirs.get("joined", []), strict=True):
+        assert torch.allclose(mine.grad, other.grad, atol=1e-4)
+    assert set(torch.library.opcheck(torch_ops.conv2d.default, (), made()).values()) == {"SUCCESS"}
+
+
 def test_inside_torch_compile() -> None:
     call = leaves("cista")
 

@@ -31,8 +31,11 @@ ALLOWED = {
     "tolerance": set(),
     "metrics": {"errors"},
     "image": {"errors", "_core"},
+    "alpha": set(),
+    "files": {"errors", "image", "files", "strips", "_core"},
+    "strips": {"host"},
     "engine": {"errors"},
-    "host": {"engine", "image", "errors", "_core"},
+    "host": {"alpha", "engine", "image", "errors", "_core"},
     "torch_ops": {"executors", "gpu", "ops", "plan", "errors", "_core"},
     "upscaler": {
         "catalog",

@@ -172,8 +172,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "one axis": (np.zeros(4, np.uint8), r"shape \(4,\)"),
     "four axes": (np.zeros((1, 4, 4, 3), np.uint8), r"shape \(1, 4, 4, 3\)"),
     **{
-        dtype: (np.zeros((4, 4), dtype), f"dtype {dtype} is not supported: use uint8, uint16 or float32")
-        for dtype in ("float64", "float16", "int8", "int64", "bool", "complex64", "object")
+        dtype: (np.zeros((4, 4), dtype), f"dtype {dtype} is not supported: use uint8, uint16, float32 or float64")
+        for dtype in ("float16", "int8", "int64", "bool", "complex64", "object")
     },
     "masked": (np.ma.zeros((4, 4), np.uint8), "masked"),
     "path": ("photo.png", "cannot upscale a str: open it with PIL first"),
@@ -199,7 +199,10 @@ def test_a_bad_tensor_is_answered_in_one_line(net: Upscaler) -> None:
     bad[1, 2, 3, 0] = float("nan")
     for x, message in (
         (bad, r"nan at index \(1, 2, 3, 0\)"),
-        (torch.zeros(3, 4, 4, dtype=torch.uint8), "float in .* torch.uint8"),
+        (torch.zeros(3, 4, 4, dtype=torch.int16), "uint8, uint16 or float in .* int16"),
+        (torch.zeros(3, 4, 4).to_sparse(), r"layout torch.sparse_coo are not supported: give img.to_dense\(\)"),
+        (torch.zeros(3, 4, 4, device="meta"), "device meta has no values"),
+        (torch.quantize_per_tensor(torch.zeros(3, 4, 4), 0.1, 0, torch.quint8), "quantised tensors .quint8."),
         (torch.zeros(4, 4), r"shape \(4, 4\)"),
         (torch.zeros(5, 4, 4), r"shape \(5, 4, 4\)"),
         (torch.zeros(3, 0, 4), "empty"),

@@ -4,7 +4,7 @@
 # fastsr_write_registry(target) then writes the tables of csrc/core/rule.h and csrc/core/pixel_rows.h.
 
 set(FASTSR_ISAS baseline)
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT FASTSR_FUZZ)  # clang takes minutes to instrument the others
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT FASTSR_FUZZ)  # reading files takes no kernel
   list(APPEND FASTSR_ISAS avx2 avx512 avx512bf16)
   include(CheckCXXCompilerFlag)
   check_cxx_compiler_flag(-mamx-bf16 FASTSR_COMPILER_HAS_AMX)
@@ -12,7 +12,11 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT FASTSR_FUZZ)  # clang t
     list(APPEND FASTSR_ISAS amx)
   endif()
 endif()
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64|ARM64")
+  list(APPEND FASTSR_ISAS neon)
+endif()
 set(FASTSR_FLAGS_baseline "")
+set(FASTSR_FLAGS_neon "")
 set(FASTSR_FLAGS_avx2 -mavx2 -mfma -mf16c)
 set(FASTSR_FLAGS_avx512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512)
 set(FASTSR_FLAGS_avx512bf16 ${FASTSR_FLAGS_avx512} -mavx512bf16 -mavx512vnni)
@@ -21,6 +25,7 @@ set(FASTSR_FLAGS_amx ${FASTSR_FLAGS_avx512bf16} -mamx-tile -mamx-bf16)
 set(FASTSR_OPS "" CACHE INTERNAL "")
 set(FASTSR_KERNELS "" CACHE INTERNAL "")
 set(FASTSR_PIXELS "" CACHE INTERNAL "")
+set(FASTSR_OBJECTS "" CACHE INTERNAL "")
 
 # Compiles csrc/cpu/<name>.cpp once per ISA; the names of what the objects export go to the list `exported`.
 function(fastsr_add_kernel_file name bf16 exported)
@@ -33,11 +38,12 @@ function(fastsr_add_kernel_file name bf16 exported)
     add_library(${object} OBJECT cpu/${name}.cpp)
     target_include_directories(${object} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
     # No contraction: which products are fused is written in the code, so that lanes and tails round alike.
-    target_compile_options(${object} PRIVATE ${FASTSR_FLAGS_${isa}} -O3 -ffp-contract=off -fno-exceptions -fno-rtti
+    target_compile_options(${object} PRIVATE ${FASTSR_FLAGS_${isa}} ${FASTSR_OPTIMIZE} -ffp-contract=off -fno-exceptions -fno-rtti
                                              -fno-math-errno -Wno-unused-function)
     target_compile_definitions(${object} PRIVATE FASTSR_ISA=${isa} FASTSR_ISA_${macro})
     set_target_properties(${object} PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden)
     target_sources(fastsr_core PRIVATE $<TARGET_OBJECTS:${object}>)
+    set(FASTSR_OBJECTS ${FASTSR_OBJECTS} ${object} CACHE INTERNAL "")
     set(${exported} ${${exported}} fastsr_kernel_${name}_${isa} CACHE INTERNAL "")
   endforeach()
 endfunction()

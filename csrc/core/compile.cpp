@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <iterator>
+#include <limits>
 
 #include "core/isa.h"
 #include "core/memory.h"
 #include "core/pool.h"
 #include "core/program.h"
 #include "core/status.h"
+#include "core/tasks.h"
 
 namespace fastsr {
 
 namespace {
 
 constexpr int64_t kNarrow = 4;  // values of at most this many channels are kept as whole planes
-// Writing and reading a number of a plane takes as long as about this many multiply-adds (10 GB/s).
-constexpr int64_t kPlaneWork = 80;
+// Writing and reading a number of a plane takes as long as about this many multiply-adds. Measured on a Zen 4 with spans of
+// 28 and 48 channels (tasks of several layers against planes after each): 10 to 40 differ by 4 %, 80 is slower.
+constexpr double kPlaneWork = 40;
+constexpr int kLongest = 16;   // nodes of a segment
 constexpr int64_t kSide = 48;  // of a task's tile, about
 // A value of which a tile takes more than this does not stay in L2 beside another one: kept in scratch it costs as much.
 constexpr int64_t kLarge = 1 << 20;
@@ -101,33 +105,14 @@ void choose_pairs(Program& program) {
     if (all[v]) program.stored[v] = ceil_div(program.stored[v], 2);
 }
 
-// Whether to keep the output of node i, in a segment from `first`, as a plane: when that is cheaper than making a tile's
-// halo of it again.
-bool worth_a_plane(const Program& program, int first, int i) {
-  const Graph& graph = program.graph;
-  const int64_t channels = graph.nodes[index(i)].spec.channels_out;
-  if (channels <= kNarrow) return true;
-  if (channels * (kSide + 2) * (kSide + 2) * static_cast<int64_t>(sizeof(float)) > kLarge) return true;
-  const auto side_at = [&](int k) { return kSide * graph.values[index(graph.nodes[index(k)].out)].scale; };
-  const int64_t here = side_at(i), nodes = static_cast<int64_t>(graph.nodes.size());
-  // A step behind it that reads further than its output makes the tile's halo, of everything since the last plane.
-  int64_t reach = 0;
-  for (int k = i + 1; k < nodes && !reach; ++k) {
-    const Rect need =
-        graph.nodes[index(k)].rule->needs(graph.nodes[index(k)].spec, 0, {kSide, kSide, kSide + 1, kSide + 1});
-    reach = (height(need) - 1) / 2;
-  }
-  double work = 0;
-  for (int k = first; k <= i; ++k) {
-    const Launch& launch = program.launches[index(k)];
-    const double part = static_cast<double>(side_at(k)) / static_cast<double>(here);
-    work += static_cast<double>(launch.kernel->work(launch.spec, {0, 0, 96, 96})) / (96.0 * 96.0) * part * part;
-  }
-  return work * 4.0 * static_cast<double>(reach) / kSide > static_cast<double>(kPlaneWork * channels);
+// Whether the output of node i is always kept as a plane: it costs next to nothing, or would not stay in L2 anyway.
+bool always_a_plane(const Program& program, int i) {
+  const int64_t channels = program.graph.nodes[index(i)].spec.channels_out;
+  return channels <= kNarrow || channels * (kSide + 2) * (kSide + 2) * static_cast<int64_t>(sizeof(float)) > kLarge;
 }
 
 // The buffers of a segment: one per value that its steps read or make, more where its readers see different borders.
-void lay_buffers(const Program& program, const std::vector<bool>& plane, Segment& segment) {
+void lay_buffers(const Program& program, Segment& segment) {
   const Graph& graph = program.graph;
   std::vector<int> main(graph.values.size(), -1);  // the first buffer of a value
   for (int i = segment.first; i < segment.last; ++i) {
@@ -139,7 +124,7 @@ void lay_buffers(const Program& program, const std::vector<bool>& plane, Segment
       int& first = main[index(use.value)];
       if (first < 0) {
         first = static_cast<int>(segment.buffers.size());
-        const Buffer::Origin origin = plane[index(use.value)] ? Buffer::kPlane : Buffer::kInput;
+        const Buffer::Origin origin = use.value < graph.inputs ? Buffer::kInput : Buffer::kPlane;
         segment.buffers.push_back({use.value, origin, false, Border::kZero, -1});
       }
       Buffer& buffer = segment.buffers[index(first)];
@@ -169,36 +154,59 @@ void lay_buffers(const Program& program, const std::vector<bool>& plane, Segment
   }
 }
 
+Segment make_segment(const Program& program, int first, int last) {
+  const Node& end = program.graph.nodes[index(last - 1)];
+  Segment segment{};
+  segment.first = first;
+  segment.last = last;
+  segment.out = end.out;
+  segment.granule = end.rule->granule(end.spec);
+  lay_buffers(program, segment);
+  return segment;
+}
+
+// Multiply-adds, or what takes as long, of a segment per pixel of the input: its work with its halo, and half of what a
+// plane costs for each that it reads and for the one that it writes.
+double cost(const Program& program, const Segment& segment) {
+  const auto pixels = [&](int value) {
+    const double s = static_cast<double>(program.graph.values[index(value)].scale);
+    return s * s;
+  };
+  const auto plane = [&](int value) {
+    return kPlaneWork / 2 * static_cast<double>(program.stored[index(value)]) * pixels(value);
+  };
+  double sum = work_per_pixel(program, segment) * pixels(segment.out) + plane(segment.out);
+  for (const Buffer& buffer : segment.buffers)
+    if (buffer.origin == Buffer::kPlane) sum += plane(buffer.value);
+  return sum;
+}
+
+// Cuts the graph where the whole costs least: at every value that is always a plane, and between those at the best of all
+// places where nothing but the output of a segment is read after it.
 void cut(Program& program) {
   const Graph& graph = program.graph;
   const int nodes = static_cast<int>(graph.nodes.size());
   std::vector<int> last_use(graph.values.size(), -1);
   for (int i = 0; i < nodes; ++i)
     for (const Use& use : graph.nodes[index(i)].uses) last_use[index(use.value)] = i;
-  // A segment ends with a value that is worth a plane, and where it can: all others still to be read must be planes. One
-  // that is not, as a residual of many steps, then becomes one for the sake of those between.
-  std::vector<bool> wanted(graph.values.size(), false), plane;
-  for (bool again = true; again;) {
-    again = false;
-    program.segments.clear();
-    plane.assign(graph.values.size(), false);
-    int first = 0;
-    for (int i = 0; i < nodes && !again; ++i) {
-      const int made = graph.nodes[index(i)].out;
-      if (!wanted[index(made)] && !worth_a_plane(program, first, i) && i + 1 < nodes) continue;
-      for (int v = graph.nodes[index(first)].out; v < made && !again; ++v)
-        if (last_use[index(v)] > i) wanted[index(v)] = wanted[index(made)] = again = true;
-      plane[index(made)] = true;
-      Segment segment{};
-      segment.first = first;
-      segment.last = i + 1;
-      segment.out = made;
-      segment.granule = graph.nodes[index(i)].rule->granule(graph.nodes[index(i)].spec);
-      program.segments.push_back(segment);
-      first = i + 1;
+  // least[i]: of the nodes before i; from[i]: where the last segment of the best cut of those begins.
+  std::vector<double> least(index(nodes) + 1, std::numeric_limits<double>::infinity());
+  std::vector<int> from(index(nodes) + 1, 0);
+  least[0] = 0;
+  for (int last = 1; last <= nodes; ++last) {
+    int read_later = 0;  // values made in [first, last - 1) that are read after it
+    for (int first = last - 1; first >= std::max(0, last - kLongest); --first) {
+      if (first < last - 1) {
+        if (always_a_plane(program, first)) break;
+        read_later += last_use[index(graph.nodes[index(first)].out)] >= last ? 1 : 0;
+      }
+      if (read_later) continue;
+      const double sum = least[index(first)] + cost(program, make_segment(program, first, last));
+      if (sum < least[index(last)]) least[index(last)] = sum, from[index(last)] = first;
     }
   }
-  for (Segment& segment : program.segments) lay_buffers(program, plane, segment);
+  for (int last = nodes; last > 0; last = from[index(last)])
+    program.segments.insert(program.segments.begin(), make_segment(program, from[index(last)], last));
 }
 
 // Lets kernels compute in blocks, placed so that the blocks of a value begin where most tiles of it begin.

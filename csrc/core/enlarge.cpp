@@ -6,17 +6,8 @@
 #include "core/tiles.h"
 
 namespace fastsr {
-namespace {
-
-constexpr int64_t kReach = 2;  // input pixels beside an output pixel's own that its 4 taps may lie on
-
-// Floats from a row of `columns` output columns to the next.
-int64_t stride_of(int64_t columns, int64_t scale) { return (columns / scale + 2 + 2 * kReach + 2 * 16 + 15) / 16 * 16; }
-
-}  // namespace
-
 size_t Enlarger::scratch_bytes(int64_t columns) const {
-  return sizeof(float) * static_cast<size_t>(stride_of(columns, scale) * channels * 9);
+  return sizeof(float) * static_cast<size_t>(EnlargedRows::floats(scale, channels, columns));
 }
 
 EnlargedRows::EnlargedRows(const Enlarger& enlarger, int64_t x0, int64_t x1, void* scratch)
@@ -25,7 +16,7 @@ EnlargedRows::EnlargedRows(const Enlarger& enlarger, int64_t x0, int64_t x1, voi
       j1_((x1 + enlarger.scale - 1) / enlarger.scale),
       first_(std::max<int64_t>(0, j0_ - kReach)),
       last_(std::min(enlarger.width, j1_ + kReach)),
-      stride_(stride_of(x1 - x0, enlarger.scale)),
+      stride_(stride(enlarger.scale, x1 - x0)),
       ring_(static_cast<float*>(scratch)),
       lines_(ring_ + kKept * enlarger.channels * stride_) {
   std::fill_n(held_, kKept, int64_t{-1});

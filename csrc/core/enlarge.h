@@ -27,7 +27,17 @@ struct Enlarger {
 class EnlargedRows {
  public:
   static constexpr int kChannels = 3;
+  static constexpr int64_t kReach = 2;  // input pixels beside an output pixel's own that its 4 taps may lie on
+  static constexpr int64_t kKept = 8;   // input rows; 4 neighbours never share a place
   static constexpr int64_t kRoom = 48;  // floats that `columns` needs beside those asked for
+
+  // Floats from a row of so many output columns to the next, and of all that it works in.
+  static constexpr int64_t stride(int64_t scale, int64_t columns) {
+    return (columns / scale + 2 + 2 * kReach + 2 * 16 + 15) / 16 * 16;
+  }
+  static constexpr int64_t floats(int64_t scale, int channels, int64_t columns) {
+    return stride(scale, columns) * channels * (kKept + 1);
+  }
 
   EnlargedRows(const Enlarger& enlarger, int64_t x0, int64_t x1, void* scratch);
   // Goes to output row y.
@@ -36,7 +46,6 @@ class EnlargedRows {
   const float* columns(int channel, int64_t x, int64_t n, float* buffer) const;
 
  private:
-  static constexpr int64_t kKept = 8;  // input rows; 4 neighbours never share a place
   float* kept(int64_t y, int channel) const { return ring_ + (y % kKept * from_.channels + channel) * stride_; }
 
   const Enlarger& from_;

@@ -74,7 +74,7 @@ bool is_onnx(std::string_view b) {
 // A frozen graph: a NodeDef, whose first field is its name, which is text, and whose second is its op.
 bool is_graph_def(std::string_view b) {
   if (b.size() < 5 || b[0] != 10) return false;
-  const size_t name = b[1] < 0 ? 3 : 2;  // after a length of one or two bytes
+  const size_t name = (b[1] & 0x80) ? 3 : 2;  // after a length of one or two bytes
   if (b[name] != 10) return false;
   const auto length = static_cast<size_t>(static_cast<unsigned char>(b[name + 1]));
   return length > 0 && b.size() > name + 2 + length && b[name + 2 + length] == 0x12;

@@ -4,11 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 
-#if defined(__x86_64__) && defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-
+#include "core/platform.h"
 #include "core/rule.h"
 #include "core/status.h"
 
@@ -16,17 +12,12 @@ namespace fastsr {
 
 namespace {
 
-#if defined(__x86_64__) && defined(__linux__)
-// AMX's tile registers are 8 kB of state that a process must ask Linux for.
-bool tiles_allowed() {
+#if defined(__x86_64__)
+bool cpu_has_amx() {
   unsigned a = 7, b = 0, c = 0, d = 0;
   __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-  const bool has = (d >> 22 & 1) && (d >> 24 & 1);  // AMX-BF16, AMX-TILE
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;
-  return has && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return (d >> 22 & 1) && (d >> 24 & 1);  // AMX-BF16, AMX-TILE
 }
-#else
-bool tiles_allowed() { return false; }
 #endif
 
 bool cpu_has(const std::string& isa) {
@@ -39,7 +30,10 @@ bool cpu_has(const std::string& isa) {
   if (isa == "avx512") return avx512;
   const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
   if (isa == "avx512bf16") return bf16;
-  if (isa == "amx") return bf16 && tiles_allowed();
+  if (isa == "amx") return bf16 && cpu_has_amx() && platform::allow_amx_tiles();
+#endif
+#if defined(__aarch64__)
+  if (isa == "neon") return true;
 #endif
   return isa == "baseline";
 }
@@ -61,7 +55,7 @@ bool contains(const std::vector<std::string>& names, const std::string& name) {
 }  // namespace
 
 const std::vector<std::string>& known_isas() {
-  static const std::vector<std::string> isas{"baseline", "avx2", "avx512", "avx512bf16", "amx"};
+  static const std::vector<std::string> isas{"baseline", "neon", "avx2", "avx512", "avx512bf16", "amx"};
   return isas;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/layout.h"
 
+#include "core/guard.h"
 #include "core/limits.h"
 #include "core/memory.h"
 #include "core/status.h"
@@ -11,14 +12,14 @@ namespace fastsr {
 
 namespace {
 
-constexpr size_t kSlack = 64;        // floats that kernels may read past a row (core/kernel.h)
 constexpr int64_t kInputSlack = 16;  // floats that a Source may write past a row (core/io.h)
 constexpr size_t kPlanesBytes = size_t{128} << 20;
 constexpr int64_t kHalo = 16;  // a strip has at least so many times the radius: an eighth of the work twice at most
 constexpr int64_t kLeastTile = 8, kLeastAskedTile = 16;
 constexpr int64_t kBeyondCaches = int64_t{48} << 20;
 
-size_t buffer_bytes(int64_t floats) { return aligned(sizeof(float) * (static_cast<size_t>(floats) + kSlack)); }
+// Kernels may read 64 floats past a row (core/kernel.h): the guard.
+size_t buffer_bytes(int64_t floats) { return aligned(sizeof(float) * static_cast<size_t>(floats)) + kGuard; }
 
 int64_t row_stride_of(int64_t w) { return (w + 15) / 16 * 16; }
 
@@ -82,7 +83,9 @@ struct Survey {
 
  private:
   void look(const Layout& layout, const Rect& lr, bool rows) {
-    const std::vector<Rect> areas = plane_areas(program, lr, h, w);
+    std::vector<Rect> areas;
+    Needs work;
+    plane_areas(program, lr, h, w, areas, work);
     for (size_t k = 0; k < program.segments.size(); ++k) {
       const Segment& segment = program.segments[k];
       const Rect& area = areas[index(segment.out)];
@@ -104,7 +107,8 @@ struct Survey {
 
   void look_down(const Segment& segment, const Rect& task, int64_t band, Sizes& most) const {
     std::vector<int64_t> end(segment.buffers.size(), INT64_MIN);  // of the rows that a buffer holds
-    for_each_band(program, segment, task, band, h, w, [&](const Rect&, const Needs& need) {
+    Needs last, work;
+    for_each_band(program, segment, task, band, h, w, last, work, [&](const Rect&, const Needs& need) {
       for (size_t b = 0; b < end.size(); ++b) {
         if (height(need.buffer[b]) <= 0) continue;
         end[b] = std::max(end[b], need.buffer[b].y1);
@@ -145,8 +149,9 @@ void place_buffers(const Program& program, const Segment& segment, const Sizes& 
     if (buffer.value == segment.out && !keeps_output) continue;         // written where it lies
     const int64_t row = row_stride_of(most.buffer[b].width + (buffer.origin == Buffer::kInput ? kInputSlack : 0));
     const int64_t channel = channel_stride_of(most.buffer[b].height, row);
-    layout.buffers[b] = {top, row, channel};
-    top += buffer_bytes(program.stored[index(buffer.value)] * channel);
+    const size_t end = top + buffer_bytes(program.stored[index(buffer.value)] * channel);
+    layout.buffers[b] = {top, end, row, channel};
+    top = end;
   }
   layout.kernel_scratch = top;
   size_t scratch = 0;
@@ -156,7 +161,7 @@ void place_buffers(const Program& program, const Segment& segment, const Sizes& 
     scratch = std::max(scratch, launch.kernel->scratch_bytes(launch.spec, {0, 0, in.height, in.width},
                                                              {0, 0, made.height, made.width}));
   }
-  layout.bytes = top + aligned(scratch);
+  layout.bytes = top + aligned(scratch) + kGuard;
 }
 
 Layout make_layout(const Program& program, int64_t h, int64_t w, int64_t tile_h, int64_t tile_w, const Ends& ends) {
@@ -217,15 +222,15 @@ View plane_view(float* data, int64_t channels, const Rect& rect) {
   return {data, row | 16, channels * (row | 16) + 16, channels, rect};
 }
 
-std::vector<Rect> plane_areas(const Program& program, const Rect& lr, int64_t h, int64_t w) {
-  std::vector<Rect> areas(program.graph.values.size(), kNothing);
+void plane_areas(const Program& program, const Rect& lr, int64_t h, int64_t w, std::vector<Rect>& areas, Needs& need) {
+  areas.assign(program.graph.values.size(), kNothing);
   const int64_t s = program.graph.scale;
   areas[index(program.graph.out())] = {lr.y0 * s, lr.x0 * s, lr.y1 * s, lr.x1 * s};
   for (auto segment = program.segments.rbegin(); segment != program.segments.rend(); ++segment) {
     const int64_t g = segment->granule;
     Rect& area = areas[index(segment->out)];
     area = {floor_div(area.y0, g) * g, floor_div(area.x0, g) * g, ceil_div(area.y1, g) * g, ceil_div(area.x1, g) * g};
-    const Needs need = needs_of(program, *segment, area, h, w);
+    needs_of(program, *segment, area, h, w, nullptr, need);
     for (size_t b = 0; b < segment->buffers.size(); ++b) {
       const Buffer& buffer = segment->buffers[b];
       if (buffer.origin != Buffer::kPlane) continue;
@@ -233,7 +238,6 @@ std::vector<Rect> plane_areas(const Program& program, const Rect& lr, int64_t h,
       areas[index(buffer.value)] = unite(areas[index(buffer.value)], seen);
     }
   }
-  return areas;
 }
 
 size_t sink_scratch(const Layout& layout, const Ends& ends) {

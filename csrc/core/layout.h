@@ -11,7 +11,7 @@ namespace fastsr {
 
 // A buffer's place in a worker's scratch.
 struct Placement {
-  size_t offset = 0;
+  size_t offset = 0, end = 0;  // the last kGuard bytes are its guard
   int64_t row_stride = 0, channel_stride = 0;
 };
 
@@ -19,7 +19,7 @@ struct SegmentLayout {
   int64_t height, width, band;     // of a task's tile of the output, in pixels; rows of it that are made at a time
   std::vector<Placement> buffers;  // as Segment::buffers
   size_t kernel_scratch;           // offset of what a kernel works in; it does not outlive a step
-  size_t bytes;                    // of a worker's scratch
+  size_t bytes;                    // of a worker's scratch; the last kGuard are the guard of what a kernel works in
   double share;                    // of the whole work
 };
 
@@ -49,8 +49,9 @@ size_t sink_scratch(const Layout& layout, const Ends& ends);
 // Bytes that the session holds while running, packed weights included.
 size_t bytes(const Program& program, const Layout& layout, const Ends& ends);
 
-// Per value, the part of it that the output rectangle `lr` (in LR pixels) asks for; of planes only.
-std::vector<Rect> plane_areas(const Program& program, const Rect& lr, int64_t h, int64_t w);
+// Per value, the part of it that the output rectangle `lr` (in LR pixels) asks for; of planes only. `areas` is overwritten,
+// `need` worked in.
+void plane_areas(const Program& program, const Rect& lr, int64_t h, int64_t w, std::vector<Rect>& areas, Needs& need);
 
 // A plane between segments, of this part of its value.
 View plane_view(float* data, int64_t channels, const Rect& rect);

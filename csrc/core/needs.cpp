@@ -36,10 +36,15 @@ Rect shown_by(Rect r, Border border, const Extent& e) {
   return r;
 }
 
-Needs needs_of(const Program& program, const Segment& segment, const Rect& out, int64_t h, int64_t w,
-               const Needs* keep) {
-  const Graph& graph = program.graph;
+Needs needs_of(const Program& program, const Segment& segment, const Rect& out, int64_t h, int64_t w) {
   Needs need;
+  needs_of(program, segment, out, h, w, nullptr, need);
+  return need;
+}
+
+void needs_of(const Program& program, const Segment& segment, const Rect& out, int64_t h, int64_t w, const Needs* keep,
+              Needs& need) {
+  const Graph& graph = program.graph;
   need.buffer.assign(segment.buffers.size(), kNothing);
   need.made.assign(index(segment.last - segment.first), kNothing);
   const auto image = [&](int value) {
@@ -89,7 +94,6 @@ Needs needs_of(const Program& program, const Segment& segment, const Rect& out, 
     if (keep && segment.buffers[b].origin == Buffer::kPlane)  // its border is copied from the plane, which has all rows
       need.buffer[b].y0 = std::min(need.buffer[b].y0, keep->buffer[b].y0);
   }
-  return need;
 }
 
 bool clipped(const Program& program, int node, int use, const Buffer& buffer) {

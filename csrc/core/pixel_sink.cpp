@@ -18,8 +18,7 @@ bool has_alpha(Colors colors) { return colors == Colors::kGrayAlpha || colors ==
 class PackedSink : public PixelSink {
  public:
   PackedSink(const Pixels& in, const Pixels& out, Domain domain, int64_t scale, const PixelRows& rows)
-      : in_(in),
-        out_(out),
+      : PixelSink(in, out),
         gray_(in.colors == Colors::kGray || in.colors == Colors::kGrayAlpha),
         alpha_(has_alpha(in.colors)),
         chroma_(domain == Domain::kY && !gray_ ? 2 : 0),
@@ -90,7 +89,6 @@ class PackedSink : public PixelSink {
     }
   }
 
-  const Pixels in_, out_;
   const bool gray_, alpha_;
   const int chroma_, colors_;  // planes beside the network's, and of it
   const PixelRows& rows_;

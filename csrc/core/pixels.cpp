@@ -163,19 +163,25 @@ const Swing& studio_swing() {
   return made;
 }
 
-bool check_values(const Pixels& pixels, bool channels_first, int threads, const std::string& isa, BadValue* bad) {
+bool check_values(const Pixels& pixels, bool channels_first, int threads, const std::string& isa, BadValue* bad,
+                  Executor& executor) {
   if (pixels.sample != Sample::kF32) return true;
   const PixelRows& rows = find_pixel_rows(isa);
   const int count = channels_of(pixels.colors);
   constexpr int64_t kRows = 16, kPiece = 256;
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  struct Band {
+  struct Seen {
     float low = kInfinity, high = -kInfinity;
     bool finite = true;
+    void add(const Seen& other) {
+      low = std::min(low, other.low);
+      high = std::max(high, other.high);
+      finite = finite && other.finite;
+    }
   };
-  std::vector<Band> bands(static_cast<size_t>((pixels.height + kRows - 1) / kRows));
-  parallel_for(static_cast<int64_t>(bands.size()), threads, [&](int64_t i, int) {
-    Band& band = bands[static_cast<size_t>(i)];
+  Seen seen[kMostThreads];  // by worker
+  const auto look = [&](int64_t i, int worker) {
+    Seen band;
     float line[4][kPiece + 16];
     float* const to[4] = {line[0], line[1], line[2], line[3]};
     for (int64_t y = i * kRows; y < std::min(pixels.height, (i + 1) * kRows); ++y)
@@ -187,13 +193,11 @@ bool check_values(const Pixels& pixels, bool channels_first, int threads, const 
           rows.extent(line[k], n, &band.low, &band.high);
         }
       }
-  });
-  Band all;
-  for (const Band& band : bands) {
-    all.finite = all.finite && band.finite;
-    all.low = std::min(all.low, band.low);
-    all.high = std::max(all.high, band.high);
-  }
+    seen[worker].add(band);
+  };
+  parallel_for((pixels.height + kRows - 1) / kRows, threads, look, executor);
+  Seen all;
+  for (const Seen& one : seen) all.add(one);
   if (all.finite && all.low >= kLowest && all.high <= kHighest) return true;
   *bad = {all.finite, 0, 0, 0, 0, all.low, all.high};
   if (all.finite) return false;
@@ -224,6 +228,14 @@ std::string describe(const BadValue& bad, const std::string& index) {
          << " at index " << index << ": replace NaN and infinity first";
   }
   return text.str();
+}
+
+bool alike(const Pixels& a, const Pixels& b) {
+  bool same = a.sample == b.sample && a.colors == b.colors && a.height == b.height && a.width == b.width &&
+              a.swapped == b.swapped && a.shift == b.shift && a.levels == b.levels && a.matrix == b.matrix &&
+              a.full == b.full && a.siting == b.siting;
+  for (int k = 0; k < channels_of(a.colors); ++k) same = same && a.channels[k].column == b.channels[k].column;
+  return same;
 }
 
 void check_pixels(const Pixels& pixels) {

@@ -13,6 +13,7 @@
 
 #include "core/io.h"
 #include "core/pixel_rows.h"
+#include "core/pool.h"
 
 namespace fastsr {
 
@@ -84,7 +85,8 @@ struct BadValue {
 };
 // Floats must be numbers from kLowest to kHighest: resampling leaves [0, 1] a little. True where they are, as all integers
 // are; else `bad` is filled in. The first is by rows, or by channels where the caller counts these first.
-bool check_values(const Pixels& pixels, bool channels_first, int threads, const std::string& isa, BadValue* bad);
+bool check_values(const Pixels& pixels, bool channels_first, int threads, const std::string& isa, BadValue* bad,
+                  Executor& executor = process_pool());
 // "the image holds nan at index (2, 3, 1): ..."; `index` is how the caller counts.
 std::string describe(const BadValue& bad, const std::string& index);
 
@@ -93,18 +95,35 @@ std::string describe(const BadValue& bad, const std::string& index);
 void check_pixels(const Pixels& pixels);
 void check_pixels(const Pixels& in, const Pixels& out, int64_t scale);
 
+// Whether images differ in nothing but where their samples lie: those of a stream.
+bool alike(const Pixels& a, const Pixels& b);
+
+class PixelSource : public Source {
+ public:
+  // Reads another image that is alike.
+  virtual void set(const Pixels& pixels) = 0;
+};
+
 // Reads `pixels`, whose memory stays the caller's, as the planes of a network on `domain`.
-std::unique_ptr<Source> make_source(const Pixels& pixels, Domain domain, const std::string& isa);
+std::unique_ptr<PixelSource> make_source(const Pixels& pixels, Domain domain, const std::string& isa);
 
 // Takes what the network made of `in` and writes `out`.
 class PixelSink : public Sink {
  public:
+  // Takes what becomes of another image, both alike to those before.
+  void set(const Pixels& in, const Pixels& out) {
+    in_ = in;
+    out_ = out;
+    finite_.store(true, std::memory_order_relaxed);
+  }
   // What is left to do when all bands are written.
-  virtual void finish(int /*threads*/) {}
+  virtual void finish(int /*threads*/, Executor& /*executor*/ = process_pool()) {}
   // Whether all that the network gave were numbers.
   bool finite() const { return finite_.load(std::memory_order_relaxed); }
 
  protected:
+  PixelSink(const Pixels& in, const Pixels& out) : in_(in), out_(out) {}
+  Pixels in_, out_;
   std::atomic<bool> finite_{true};
 };
 std::unique_ptr<PixelSink> make_sink(const Pixels& in, const Pixels& out, Domain domain, int64_t scale,

@@ -1,45 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/pool.h"
 
-#include <pthread.h>
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <deque>
 #include <exception>
-#include <fstream>
-#include <memory>
 #include <mutex>
-#include <string>
-#include <thread>
 #include <vector>
+
+#include "core/platform.h"
 
 namespace fastsr {
 namespace {
 
 // One worker's rest, [begin, end) in one word so that taking and stealing are each one compare-and-swap.
 struct alignas(64) Share {
-  std::atomic<uint64_t> range{0};
+  std::atomic<uint64_t> range;
 };
 
 uint64_t pack(uint64_t begin, uint64_t end) { return begin << 32 | end; }
 
-struct Job {
-  const std::function<void(int64_t, int)>* task;
-  std::vector<Share> shares;
-  int joined = 1;   // workers that have taken a seat; guarded by the pool's mutex
-  int working = 0;  // of those, the ones still inside; guarded by the pool's mutex
+// The tasks of one parallel_for. It lies on the caller's stack.
+struct Work {
+  FunctionRef<void(int64_t, int)> task;
+  size_t threads;
+  Share shares[kMostThreads];  // of `threads` workers
   std::atomic<bool> failed{false};
   std::exception_ptr error;  // written by whoever sets `failed` first
-  std::condition_variable left;
 
-  Job(const std::function<void(int64_t, int)>& t, int64_t count, int threads)
-      : task(&t), shares(static_cast<size_t>(threads)) {
-    for (int64_t i = 0; i < threads; ++i)
-      shares[static_cast<size_t>(i)].range =
-          pack(static_cast<uint64_t>(count * i / threads), static_cast<uint64_t>(count * (i + 1) / threads));
+  Work(FunctionRef<void(int64_t, int)> t, int64_t count, int workers) : task(t), threads(static_cast<size_t>(workers)) {
+    for (int64_t i = 0; i < workers; ++i)
+      shares[i].range.store(
+          pack(static_cast<uint64_t>(count * i / workers), static_cast<uint64_t>(count * (i + 1) / workers)),
+          std::memory_order_relaxed);
   }
 
   bool take(size_t worker, int64_t* index) {
@@ -56,8 +49,8 @@ struct Job {
   }
 
   bool steal(size_t thief) {
-    for (size_t k = 1; k < shares.size(); ++k) {
-      std::atomic<uint64_t>& range = shares[(thief + k) % shares.size()].range;
+    for (size_t k = 1; k < threads; ++k) {
+      std::atomic<uint64_t>& range = shares[(thief + k) % threads].range;
       uint64_t now = range.load();
       for (;;) {
         const uint64_t begin = now >> 32, end = now & 0xffffffffu;
@@ -72,7 +65,7 @@ struct Job {
     return false;
   }
 
-  void work(int worker) {
+  void run(int worker) {
     const size_t me = static_cast<size_t>(worker);
     int64_t index;
     while (!failed.load(std::memory_order_relaxed)) {
@@ -81,7 +74,7 @@ struct Job {
         continue;
       }
       try {
-        (*task)(index, worker);
+        task(index, worker);
       } catch (...) {
         if (!failed.exchange(true)) error = std::current_exception();
       }
@@ -89,37 +82,49 @@ struct Job {
   }
 };
 
-class Pool {
- public:
-  void run(Job& job) {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      while (threads_ < static_cast<int>(job.shares.size()) - 1) {
-        std::thread([this] { loop(); }).detach();
-        ++threads_;
-      }
-      jobs_.push_back(&job);
-    }
-    wake_.notify_all();
-    job.work(0);
-    std::unique_lock<std::mutex> lock(mutex_);
-    jobs_.erase(std::remove(jobs_.begin(), jobs_.end(), &job), jobs_.end());
-    job.left.wait(lock, [&] { return job.working == 0; });
-  }
+std::atomic<int> g_forks{0};  // between this process and the first that loaded the library
 
- private:
+void count_forks() {
+  static const bool once = [] {
+    platform::in_forked_child([] { ++g_forks; });
+    return true;
+  }();
+  (void)once;
+}
+
+}  // namespace
+
+// What threads and callers share. In a forked child the parent's threads do not exist and its mutex may have been held at
+// the fork: there a State of the parent is left alone, and its memory with it.
+struct Pool::State {
+  struct Job {
+    FunctionRef<void(int)> work;
+    int seats;
+    int joined = 1;   // workers that have taken a seat
+    int working = 0;  // of those, the ones still inside
+    std::condition_variable left{};
+  };
+
+  const int forks = g_forks;
+  std::mutex mutex;  // of all below, and of the jobs
+  std::condition_variable wake;
+  std::vector<Job*> jobs;
+  std::vector<std::unique_ptr<platform::Thread>> threads;
+  bool ending = false;
+
   void loop() {
-    std::unique_lock<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
       Job* job = nullptr;
-      wake_.wait(lock, [&] {
-        for (Job* j : jobs_)
-          if (j->joined < static_cast<int>(j->shares.size())) {
+      wake.wait(lock, [&] {
+        for (Job* j : jobs)
+          if (j->joined < j->seats) {
             job = j;
             return true;
           }
-        return false;
+        return ending;
       });
+      if (!job) return;
       const int worker = job->joined++;
       ++job->working;
       lock.unlock();
@@ -128,50 +133,71 @@ class Pool {
       if (--job->working == 0) job->left.notify_all();
     }
   }
-
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<Job*> jobs_;
-  int threads_ = 0;
 };
 
-// Never destroyed: its threads are detached, and a forked child gets a fresh one, since the parent's threads do not
-// exist there and its mutex may have been held at the fork.
-std::atomic<Pool*> g_pool{nullptr};
+Pool::Pool() {
+  count_forks();
+  state_ = std::make_unique<State>();
+}
 
-Pool& pool() {
+Pool::~Pool() {
+  if (state_->forks != g_forks) {
+    (void)state_.release();
+    return;
+  }
+  {
+    std::lock_guard<std::mutex> lock(state_->mutex);
+    state_->ending = true;
+  }
+  state_->wake.notify_all();
+  state_->threads.clear();  // joins them
+}
+
+void Pool::run(int count, FunctionRef<void(int)> work) {
+  if (state_->forks != g_forks) {
+    (void)state_.release();
+    state_ = std::make_unique<State>();
+  }
+  State& state = *state_;
+  State::Job job{work, count};
+  {
+    std::lock_guard<std::mutex> lock(state.mutex);
+    // The system may have no thread left to give (a container's limit on tasks or memory): those there are, at worst the
+    // caller alone, do the whole job.
+    while (static_cast<int>(state.threads.size()) < count - 1) {
+      auto thread = platform::Thread::start([](void* self) { static_cast<State*>(self)->loop(); }, &state);
+      if (!thread) break;
+      state.threads.push_back(std::move(thread));
+    }
+    state.jobs.push_back(&job);
+  }
+  state.wake.notify_all();
+  work(0);
+  std::unique_lock<std::mutex> lock(state.mutex);
+  state.jobs.erase(std::remove(state.jobs.begin(), state.jobs.end(), &job), state.jobs.end());
+  job.left.wait(lock, [&] { return job.working == 0; });
+}
+
+// A forked child gets another one before it can run anything: many of its threads may then ask at once.
+Executor& process_pool() {
+  static std::atomic<Pool*> pool{nullptr};
   static const bool once = [] {
-    g_pool = new Pool;
-    pthread_atfork(nullptr, nullptr, [] { g_pool = new Pool; });
+    pool = new Pool;
+    platform::in_forked_child([] { pool = new Pool; });
     return true;
   }();
   (void)once;
-  return *g_pool.load();
+  return *pool.load();
 }
 
-}  // namespace
+int default_threads() { return platform::usable_cpus(); }
 
-int default_threads() {
-  cpu_set_t set;
-  int cpus = static_cast<int>(std::thread::hardware_concurrency());
-  if (sched_getaffinity(0, sizeof set, &set) == 0) cpus = CPU_COUNT(&set);
-  std::ifstream file("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (file >> quota >> period && quota != "max" && period > 0)
-    cpus = std::min(cpus, static_cast<int>(std::max(1.0, std::stod(quota) / period)));
-  return std::max(1, cpus);
-}
-
-void parallel_for(int64_t count, int threads, const std::function<void(int64_t, int)>& task) {
-  threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, count)));
-  Job job(task, count, threads);
-  if (threads == 1) {
-    job.work(0);
-  } else {
-    pool().run(job);
-  }
-  if (job.failed) std::rethrow_exception(job.error);
+void parallel_for(int64_t count, int threads, FunctionRef<void(int64_t, int)> task, Executor& executor) {
+  threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({threads, count, kMostThreads})));
+  Work work(task, count, threads);
+  if (threads > 1) executor.run(threads, [&work](int worker) { work.run(worker); });
+  work.run(0);  // what an executor has left; all of it where there is one thread
+  if (work.failed) std::rethrow_exception(work.error);
 }
 
 }  // namespace fastsr

@@ -89,9 +89,11 @@ struct Needs {
 };
 constexpr Rect kNothing{INT64_MAX, INT64_MAX, INT64_MIN, INT64_MIN};
 
-// `keep`: rows that must be there too, as later bands need them; null: none.
-Needs needs_of(const Program& program, const Segment& segment, const Rect& out, int64_t h, int64_t w,
-               const Needs* keep = nullptr);
+// `keep`: rows that must be there too, as later bands need them; null: none. `need` is overwritten: its memory is used
+// again, so that a run asks without allocating.
+void needs_of(const Program& program, const Segment& segment, const Rect& out, int64_t h, int64_t w, const Needs* keep,
+              Needs& need);
+Needs needs_of(const Program& program, const Segment& segment, const Rect& out, int64_t h, int64_t w);
 
 // The pixels inside an image of this size that a rectangle shows, those that its border repeats included.
 Rect shown_by(Rect rect, Border border, const Extent& image);
@@ -100,17 +102,19 @@ Rect shown_by(Rect rect, Border border, const Extent& image);
 // zero.
 bool clipped(const Program& program, int node, int use, const Buffer& buffer);
 
-// Calls f(band of the output, needs) for the bands of a task from top to bottom. No rectangle of a buffer begins above one
-// of the band before, and none below the first row that a later band asks for: a row that has left is never missed.
+// Calls f(band of the output, need) for the bands of a task from top to bottom. No rectangle of a buffer begins above one
+// of the band before, and none below the first row that a later band asks for: a row that has left is never missed. `end`
+// and `need` are memory to work in.
 template <typename F>
 void for_each_band(const Program& program, const Segment& segment, const Rect& task, int64_t rows, int64_t h, int64_t w,
-                   F f) {
+                   Needs& end, Needs& need, F f) {
   const int64_t last = floor_div(task.y1 - 1, rows) * rows;
-  const Needs end = needs_of(program, segment, {std::max(last, task.y0), task.x0, task.y1, task.x1}, h, w);
+  needs_of(program, segment, {std::max(last, task.y0), task.x0, task.y1, task.x1}, h, w, nullptr, end);
   for (int64_t y = task.y0, next; y < task.y1; y = next) {
     next = std::min(task.y1, (floor_div(y, rows) + 1) * rows);
     const Rect band{y, task.x0, next, task.x1};
-    f(band, needs_of(program, segment, band, h, w, &end));
+    needs_of(program, segment, band, h, w, &end, need);
+    f(band, need);
   }
 }
 

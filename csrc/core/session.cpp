@@ -3,13 +3,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <limits>
 #include <random>
 
+#include "core/guard.h"
 #include "core/memory.h"
-#include "core/pool.h"
-#include "core/rows.h"
 #include "core/status.h"
+#include "core/task.h"
 #include "core/tiles.h"
 
 namespace fastsr {
@@ -18,11 +17,6 @@ namespace {
 
 constexpr std::chrono::milliseconds kWatchEvery{50};
 
-void poison(void* p, size_t bytes) {
-  float* f = static_cast<float*>(p);
-  std::fill(f, f + bytes / sizeof(float), std::numeric_limits<float>::quiet_NaN());
-}
-
 }  // namespace
 
 struct Session::Memory {
@@ -30,6 +24,9 @@ struct Session::Memory {
   size_t held = 0;
   Block planes, scratch;
   size_t planes_bytes = 0, scratch_bytes = 0;
+  std::vector<View> views;  // per value: a plane between segments, or the output
+  std::vector<Rect> areas;  // per value, of the present tile
+  std::vector<Worker> workers;
 };
 
 struct Session::Run {
@@ -38,8 +35,8 @@ struct Session::Run {
   Sink& sink;
   const Watch& watch;
   Memory& memory;
-  std::vector<View> planes;  // per value: a plane between segments, or the output
-  double done = 0;           // of the work, before the present segment
+  Executor& executor;
+  double done = 0;  // of the work, before the present segment
   int64_t tiles = 1;
   std::chrono::steady_clock::time_point asked = std::chrono::steady_clock::now();
 };
@@ -87,6 +84,14 @@ std::unique_ptr<Session::Memory> Session::acquire(const Program& program, int64_
     memory->scratch = allocate(scratch);
     memory->scratch_bytes = scratch;
   }
+  memory->views.assign(program.graph.values.size(), View{});
+  memory->workers.resize(index(program.threads));
+  size_t buffers = 0, nodes = 0;
+  for (const Segment& segment : program.segments) {
+    buffers = std::max(buffers, segment.buffers.size());
+    nodes = std::max(nodes, index(segment.last - segment.first));
+  }
+  for (Worker& worker : memory->workers) worker.reserve(buffers, nodes);
   return memory;
 }
 
@@ -100,15 +105,16 @@ void Session::release(std::unique_ptr<Memory> memory) {
   }
 }
 
-void Session::run(const std::vector<const Source*>& inputs, int64_t h, int64_t w, Sink& out, const Watch& watch) {
+void Session::run(const std::vector<const Source*>& inputs, int64_t h, int64_t w, Sink& out, const Watch& watch,
+                  Executor& executor) {
   const std::shared_ptr<const Program> program = this->program();
   Ends ends;
   if (!out.planes().data) ends.sink = &out;
   ends.held = out.bytes();
   for (const Source* input : inputs) ends.held += input->bytes();
   std::unique_ptr<Memory> memory = acquire(*program, h, w, ends);
-  Run run{*program, inputs, out, watch, *memory, std::vector<View>(program->graph.values.size())};
-  run.planes.back() = out.planes();
+  Run run{*program, inputs, out, watch, *memory, executor};
+  memory->views.back() = out.planes();
   const Grid grid({0, 0, h, w}, memory->layout.tile_h, memory->layout.tile_w);
   run.tiles = grid.count();
   for (int64_t i = 0; i < grid.count(); ++i) run_tile(run, grid[i]);
@@ -120,14 +126,16 @@ void Session::run_tile(Run& run, const Rect& lr) {
   const Program& program = run.program;
   const Layout& layout = run.memory.layout;
   const Options& options = program.options;
-  const std::vector<Rect> areas = plane_areas(program, lr, layout.h, layout.w);
+  std::vector<Rect>& areas = run.memory.areas;
+  plane_areas(program, lr, layout.h, layout.w, areas, run.memory.workers[0].need);
   if (options.poison) poison(run.memory.planes.get(), run.memory.planes_bytes);
+  const TaskContext context{program, layout, run.inputs, run.sink, run.memory.views};
   for (size_t k = 0; k < program.segments.size(); ++k) {
     const Segment& segment = program.segments[k];
     const Rect& area = areas[index(segment.out)];
     if (segment.out != program.graph.out()) {
       unsigned char* data = run.memory.planes.get() + layout.plane_offset[index(segment.out)];
-      run.planes[index(segment.out)] =
+      run.memory.views[index(segment.out)] =
           plane_view(reinterpret_cast<float*>(data), program.stored[index(segment.out)], area);
     }
     const Grid grid(area, layout.segments[k].height, layout.segments[k].width);
@@ -139,100 +147,22 @@ void Session::run_tile(Run& run, const Rect& lr) {
     const double share = layout.segments[k].share / static_cast<double>(run.tiles);
     std::atomic<int64_t> finished{0};
     std::atomic<bool> stopped{false};
-    parallel_for(grid.count(), program.threads, [&](int64_t i, int worker) {
+    const auto task = [&](int64_t i, int worker) {
       if (stopped.load(std::memory_order_relaxed)) return;
       if (worker == 0 && run.watch && std::chrono::steady_clock::now() - run.asked > kWatchEvery) {
         const double part = static_cast<double>(finished.load()) / static_cast<double>(grid.count());
         if (!run.watch(run.done + share * part)) stopped = true;
         run.asked = std::chrono::steady_clock::now();
       }
-      unsigned char* scratch = run.memory.scratch.get() + static_cast<size_t>(worker) * aligned(layout.scratch_bytes);
-      if (options.poison) poison(scratch, layout.scratch_bytes);
-      run_task(run, k, grid[order.empty() ? i : order[static_cast<size_t>(i)]], scratch);
+      run_task(context, k, grid[order.empty() ? i : order[static_cast<size_t>(i)]],
+               run.memory.scratch.get() + index(worker) * aligned(layout.scratch_bytes),
+               run.memory.workers[index(worker)]);
       ++finished;
-    });
+    };
+    parallel_for(grid.count(), program.threads, task, run.executor);
     if (stopped) fail(Status::kStopped, "stopped by the caller");
     run.done += share;
   }
-}
-
-void Session::run_task(const Run& run, size_t k, const Rect& task, unsigned char* scratch) const {
-  const Program& program = run.program;
-  const Layout& l = run.memory.layout;
-  const Segment& segment = program.segments[k];
-  const SegmentLayout& layout = l.segments[k];
-  const bool to_sink = segment.out == program.graph.out() && !l.direct;
-  const auto image = [&](int value) {
-    const Extent e = program.graph.extent(value, l.h, l.w);
-    return Rect{0, 0, e.height, e.width};
-  };
-  const Needs whole = needs_of(program, segment, task, l.h, l.w);
-  std::vector<Rows> rows(segment.buffers.size());
-  std::vector<bool> in_place(segment.buffers.size());
-  for (size_t b = 0; b < rows.size(); ++b) {
-    const Buffer& buffer = segment.buffers[b];
-    // A plane is read where it lies unless its border is.
-    in_place[b] = buffer.origin == Buffer::kPlane ? !buffer.bordered || contains(image(buffer.value), whole.buffer[b])
-                                                  : buffer.value == segment.out && !to_sink;
-    const Placement& at = layout.buffers[b];
-    rows[b].view = in_place[b] ? run.planes[index(buffer.value)]
-                               : View{reinterpret_cast<float*>(scratch + at.offset),
-                                      at.channel_stride,
-                                      at.row_stride,
-                                      program.stored[index(buffer.value)],
-                                      {}};
-  }
-  // Fills what is new of a buffer that no step of the segment makes.
-  const auto fetch = [&](size_t b, const Rect& need) {
-    const Buffer& buffer = segment.buffers[b];
-    const Rect full = image(buffer.value), fresh = rows[b].slide(need);
-    if (height(fresh) <= 0) return;
-    if (buffer.origin == Buffer::kInput) {
-      const Rect inside = intersect(fresh, full);
-      if (height(inside) > 0) run.inputs[index(buffer.value)]->read(rows[b].part(inside));
-      if (buffer.bordered) fill_border(rows[b].view, full.y1, full.x1, buffer.border);
-    } else {
-      const View& from =
-          buffer.origin == Buffer::kCopy ? rows[index(buffer.copy_of)].view : run.planes[index(buffer.value)];
-      copy_with_border(from, rows[b].part(fresh), full.y1, full.x1, buffer.border);
-    }
-  };
-  for_each_band(program, segment, task, layout.band, l.h, l.w, [&](const Rect& band, const Needs& need) {
-    for (size_t b = 0; b < rows.size(); ++b)
-      if (!in_place[b] && (segment.buffers[b].origin == Buffer::kInput || segment.buffers[b].origin == Buffer::kPlane))
-        fetch(b, need.buffer[b]);
-    for (int i = segment.first; i < segment.last; ++i) {
-      const Node& node = program.graph.nodes[index(i)];
-      const Launch& launch = program.launches[index(i)];
-      const size_t b = index(segment.made(i));
-      const Buffer& buffer = segment.buffers[b];
-      const Rect full = image(node.out);
-      const Rect fresh = in_place[b] ? band : intersect(rows[b].slide(need.buffer[b]), full);
-      if (height(fresh) > 0) {
-        const View made = rows[b].part(fresh);
-        View in[kMaxInputs];
-        for (size_t n = 0; n < node.uses.size(); ++n) {
-          const size_t from = index(segment.reads[index(i - segment.first)][n]);
-          Rect read = node.rule->needs(launch.spec, static_cast<int>(n), fresh);
-          if (clipped(program, i, static_cast<int>(n), segment.buffers[from]))
-            read = intersect(read, image(node.uses[n].value));
-          if (program.options.poison && !contains(rows[from].view.rect, read))
-            fail(Status::kBadInput, "internal error: a step reads what is not there");
-          in[n] = rows[from].part(read);
-        }
-        const bool large = in_place[b] && beyond_caches(program.stored[index(node.out)], full.y1, full.x1);
-        launch.kernel->run({&launch.spec, launch.packed.get(), in, made, scratch + layout.kernel_scratch, large});
-      }
-      if (buffer.bordered) fill_border(rows[b].view, full.y1, full.x1, buffer.border);
-      for (size_t c = b + 1; c < rows.size(); ++c)
-        if (segment.buffers[c].copy_of == static_cast<int>(b)) fetch(c, need.buffer[c]);
-    }
-    if (to_sink) {
-      const size_t b = index(segment.made(segment.last - 1));
-      run.sink.write(rows[b].part(band), scratch + layout.bytes);
-      rows[b].begun = false;  // the next band begins anew
-    }
-  });
 }
 
 }  // namespace fastsr

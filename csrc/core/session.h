@@ -11,6 +11,7 @@
 
 #include "core/io.h"
 #include "core/layout.h"
+#include "core/pool.h"
 #include "core/program.h"
 
 namespace fastsr {
@@ -23,12 +24,16 @@ class Session {
  public:
   // Of what check_plan or check_step gives; copies what it needs of the weights it refers to. Throws Error.
   Session(Graph graph, const Options& options);
+  // Of a program that others may run too.
+  explicit Session(std::shared_ptr<const Program> program) : program_(std::move(program)) {}
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  // h x w is the first input's size; the others' follow from the graph. Throws Error(kLimit), Error(kStopped).
-  void run(const std::vector<const Source*>& inputs, int64_t h, int64_t w, Sink& out, const Watch& watch = {});
+  // h x w is the first input's size; the others' follow from the graph. A run like the one before allocates nothing. Throws
+  // Error(kLimit), Error(kStopped).
+  void run(const std::vector<const Source*>& inputs, int64_t h, int64_t w, Sink& out, const Watch& watch = {},
+           Executor& executor = process_pool());
 
   // Takes other weights of the same shapes; runs that have begun keep the old ones. Throws Error(kBadModel).
   void replace(const Weights& weights);
@@ -42,7 +47,6 @@ class Session {
   std::unique_ptr<Memory> acquire(const Program& program, int64_t h, int64_t w, const Ends& ends);
   void release(std::unique_ptr<Memory> memory);
   void run_tile(Run& run, const Rect& lr);
-  void run_task(const Run& run, size_t segment, const Rect& task, unsigned char* scratch) const;
 
   std::shared_ptr<const Program> program_;
   mutable std::mutex mutex_;  // of program_

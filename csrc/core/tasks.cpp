@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/tasks.h"
 
-#include <unistd.h>
-
 #include <limits>
 #include <numeric>
+
+#include "core/platform.h"
 
 namespace fastsr {
 
@@ -15,7 +15,7 @@ constexpr double kRowWork = 100;   // and a row of a channel: its first cache li
 constexpr int64_t kFarImage = int64_t{1} << 40;
 
 int64_t l2_bytes() {
-  static const int64_t bytes = std::max<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE), 256 << 10);  // 0 or -1: not known
+  static const int64_t bytes = std::max<int64_t>(platform::l2_bytes(), 256 << 10);
   return bytes;
 }
 
@@ -55,6 +55,13 @@ double work_of_band(const Program& program, const Segment& segment, const Needs&
   return work;
 }
 
+// By how much longer a band takes because what it should find in L2 does not fit.
+double misses(const Program& program, const Segment& segment, const Needs& need) {
+  const double budget = static_cast<double>(l2_bytes()) * 5 / 8;
+  const double share = static_cast<double>(cached_bytes(program, segment, need)) / budget;
+  return share > 1 ? 1 + 2 * (share - 1) : 1;
+}
+
 std::vector<int64_t> sorted(std::vector<int64_t> sides) {
   std::sort(sides.begin(), sides.end());
   sides.erase(std::unique(sides.begin(), sides.end()), sides.end());
@@ -83,7 +90,6 @@ TaskSize choose_task(const Program& program, const Segment& segment, int64_t are
     for (int64_t cells : {14, 30, 46, 62, 94, 126})
       for (std::vector<int64_t>* sides : {&bands, &widths}) sides->push_back(cells * g);
   for (int64_t parts : {1, 2, 3, 4, 6, 8}) widths.push_back(up(ceil_div(area_w, parts), block_columns));
-  const double budget = static_cast<double>(l2_bytes()) * 5 / 8;
   const double area = static_cast<double>(area_h) * static_cast<double>(area_w);
   double best = std::numeric_limits<double>::infinity();
   TaskSize task{bands[0], widths[0], bands[0], 0};
@@ -92,8 +98,7 @@ TaskSize choose_task(const Program& program, const Segment& segment, int64_t are
       const Needs need = inner_needs(program, segment, band, width);
       const double first = work_of_band(program, segment, need, band, true),
                    next = work_of_band(program, segment, need, band, false);
-      double misses = static_cast<double>(cached_bytes(program, segment, need)) / budget;
-      misses = misses > 1 ? 1 + 2 * (misses - 1) : 1;
+      const double slower = misses(program, segment, need);
       std::vector<int64_t> heights;
       for (int64_t parts : {1, 2, 3, 4, 6, 8, 12, 16, 24, 32}) heights.push_back(up(ceil_div(area_h, parts), band));
       for (int64_t height : sorted(heights)) {
@@ -101,7 +106,7 @@ TaskSize choose_task(const Program& program, const Segment& segment, int64_t are
         const int64_t count = ceil_div(area_h, height) * ceil_div(area_w, width);
         // Whole tiles over the area: what the last row and column of tiles waste is not counted, they are smaller.
         const double per_pixel = work / static_cast<double>(height * width);
-        double cost = misses * per_pixel;
+        double cost = slower * per_pixel;
         if (program.threads > 1) {
           // At worst all but one thread wait for the last task. Equal tasks that all threads share out leave none over,
           // but more of them even out what else the machine does.
@@ -117,6 +122,21 @@ TaskSize choose_task(const Program& program, const Segment& segment, int64_t are
       }
     }
   return task;
+}
+
+double work_per_pixel(const Program& program, const Segment& segment) {
+  constexpr int64_t kBands = 8;  // of a task, about
+  const int64_t g = segment.granule;
+  double best = std::numeric_limits<double>::infinity();
+  for (int64_t width : {32, 64, 128, 256})
+    for (int64_t rows : {8, 16, 32, 64}) {
+      const Needs need = inner_needs(program, segment, up(rows, g), up(width, g));
+      const double work = work_of_band(program, segment, need, up(rows, g), true) +
+                          work_of_band(program, segment, need, up(rows, g), false) * static_cast<double>(kBands - 1);
+      const double pixels = static_cast<double>(kBands * up(rows, g) * up(width, g));
+      best = std::min(best, misses(program, segment, need) * work / pixels);
+    }
+  return best;
 }
 
 }  // namespace fastsr

@@ -14,4 +14,8 @@ struct TaskSize {
 // For an output, or an outer tile of it, of area_h x area_w pixels.
 TaskSize choose_task(const Program& program, const Segment& segment, int64_t area_h, int64_t area_w);
 
+// The same time per pixel of a segment's output where no edge is near and no image size is known, for the best of a few
+// sizes: what compile cuts by.
+double work_per_pixel(const Program& program, const Segment& segment);
+
 }  // namespace fastsr

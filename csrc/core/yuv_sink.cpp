@@ -19,7 +19,7 @@ int64_t half(int64_t n) { return (n + 1) / 2; }
 class LumaSink : public PixelSink {
  public:
   LumaSink(const Pixels& in, const Pixels& out, int64_t scale, const PixelRows& rows)
-      : out_(out), rows_(rows), chroma_(chroma_enlarger(in, scale, false, rows)) {}
+      : PixelSink(in, out), rows_(rows), chroma_(chroma_enlarger(in_, scale, false, rows)) {}
 
   size_t scratch_bytes(int64_t, int64_t width) const override { return chroma_.scratch_bytes(half(width) + 1); }
 
@@ -57,7 +57,6 @@ class LumaSink : public PixelSink {
   }
 
  private:
-  const Pixels out_;
   const PixelRows& rows_;
   const Enlarger chroma_;
 };
@@ -66,8 +65,8 @@ class LumaSink : public PixelSink {
 // a sample's pixels may lie in several.
 class RgbSink : public PixelSink {
  public:
-  RgbSink(const Pixels& out, const PixelRows& rows)
-      : out_(out),
+  RgbSink(const Pixels& in, const Pixels& out, const PixelRows& rows)
+      : PixelSink(in, out),
         rows_(rows),
         mixes_(rgb_yuv(out.matrix, out.full)),
         stride_(out.width + 32),
@@ -101,32 +100,36 @@ class RgbSink : public PixelSink {
     if (!good) finite_.store(false, std::memory_order_relaxed);
   }
 
-  void finish(int threads) override {
-    const int64_t h = out_.height, w = out_.width;
-    parallel_for(half(h), threads, [&](int64_t y, int) {
-      std::vector<float> line(static_cast<size_t>(half(w)) + 16);
-      for (int k = 0; k < 2; ++k) {
-        const float *a = plane(k, 2 * y), *b = plane(k, std::min(2 * y + 1, h - 1));
-        const auto both = [&](int64_t x) { return a[x] + b[x]; };
-        for (int64_t x = 0; x < half(w); ++x) {
-          const float here = both(2 * x), right = both(std::min(2 * x + 1, w - 1));
-          line[static_cast<size_t>(x)] = out_.siting == Siting::kCenter
-                                             ? (here + right) * 0.25f
-                                             : (2 * here + right + both(std::max<int64_t>(2 * x - 1, 0))) * 0.125f;
-        }
-        const float* const from[1] = {line.data()};
-        rows_.pack(from, nullptr, half(w), samples_of(out_, k + 1, 1, y, 0));
-      }
-    });
+  void finish(int threads, Executor& executor) override {
+    parallel_for(half(out_.height), threads, [this](int64_t y, int) { average(y); }, executor);
   }
 
  private:
+  // Row y of U and V.
+  void average(int64_t y) const {
+    const int64_t h = out_.height, w = out_.width, columns = half(w);
+    float line[kPiece + 16];
+    for (int k = 0; k < 2; ++k) {
+      const float *a = plane(k, 2 * y), *b = plane(k, std::min(2 * y + 1, h - 1));
+      const auto both = [&](int64_t x) { return a[x] + b[x]; };
+      for (int64_t begin = 0; begin < columns; begin += kPiece) {
+        const int64_t n = std::min(kPiece, columns - begin);
+        for (int64_t x = begin; x < begin + n; ++x) {
+          const float here = both(2 * x), right = both(std::min(2 * x + 1, w - 1));
+          line[x - begin] = out_.siting == Siting::kCenter
+                                ? (here + right) * 0.25f
+                                : (2 * here + right + both(std::max<int64_t>(2 * x - 1, 0))) * 0.125f;
+        }
+        const float* const from[1] = {line};
+        rows_.pack(from, nullptr, n, samples_of(out_, k + 1, 1, y, begin));
+      }
+    }
+  }
   size_t planes_bytes() const { return sizeof(float) * static_cast<size_t>(2 * out_.height * stride_); }
   float* plane(int k, int64_t y) const {
     return reinterpret_cast<float*>(planes_.get()) + (k * out_.height + y) * stride_;
   }
 
-  const Pixels out_;
   const PixelRows& rows_;
   const Ycbcr mixes_;
   const int64_t stride_;
@@ -147,7 +150,7 @@ Enlarger chroma_enlarger(const Pixels& pixels, int64_t scale, bool full_size, co
                 cubic_phases(scale),
                 cubic_phases(scale, pixels.siting == Siting::kLeft ? left : 0.5),
                 {}};
-  made.read = [pixels, &rows](int64_t y, int64_t x, int64_t n, float* const* to) {
+  made.read = [&pixels, &rows](int64_t y, int64_t x, int64_t n, float* const* to) {
     for (int k = 0; k < 2; ++k) rows.unpack(samples_of(pixels, k + 1, 1, y, x), n, to + k);
   };
   return made;
@@ -156,7 +159,7 @@ Enlarger chroma_enlarger(const Pixels& pixels, int64_t scale, bool full_size, co
 std::unique_ptr<PixelSink> make_yuv_sink(const Pixels& in, const Pixels& out, Domain domain, int64_t scale,
                                          const PixelRows& rows) {
   if (domain == Domain::kY) return std::make_unique<LumaSink>(in, out, scale, rows);
-  return std::make_unique<RgbSink>(out, rows);
+  return std::make_unique<RgbSink>(in, out, rows);
 }
 
 }  // namespace fastsr

@@ -7,7 +7,8 @@
 
 namespace fastsr {
 
-// The chroma of `pixels` enlarged: to 4:2:0 of `scale` times the size, or, scale 2 and `full_size`, to a value a pixel.
+// The chroma of `pixels` enlarged: to 4:2:0 of `scale` times the size, or, scale 2 and `full_size`, to a value a pixel. Keeps a
+// reference to `pixels`.
 Enlarger chroma_enlarger(const Pixels& pixels, int64_t scale, bool full_size, const PixelRows& rows);
 
 std::unique_ptr<PixelSink> make_yuv_sink(const Pixels& in, const Pixels& out, Domain domain, int64_t scale,

@@ -23,8 +23,11 @@ FASTSR_INLINE int64_t taps_line(const Spec& spec, const Rect& out) {
   return round_up(round_up(width(out), kPixels) + conv2d_of(spec).kernel, 16) | 16;
 }
 
+// At the image's left edge, where rows begin with up to `radius` zeros, make_pairs' last vector may end so many zeros past
+// the line: on the zeros that the next begins with, and for the last one on a line of room.
 FASTSR_INLINE int64_t taps_bf16_floats(const Spec& spec, const Rect& out) {
-  return kProducts + (height(out) + conv2d_of(spec).kernel - 1) * pair_rows(spec.channels_in) * taps_line(spec, out);
+  const int64_t rows = height(out) + conv2d_of(spec).kernel - 1;
+  return kProducts + rows * pair_rows(spec.channels_in) * taps_line(spec, out) + 16;
 }
 
 #if defined(FASTSR_BF16)

@@ -16,6 +16,8 @@
 
 #if defined(FASTSR_AVX512) || defined(FASTSR_ISA_AVX2)
 #include <immintrin.h>
+#elif defined(FASTSR_ISA_NEON)
+#include <arm_neon.h>
 #endif
 
 #define FASTSR_INLINE static inline __attribute__((always_inline))
@@ -168,10 +170,14 @@ FASTSR_INLINE mask greater(vf a, vf b) { return _mm256_castps_si256(_mm256_cmp_p
 FASTSR_INLINE vf select(mask m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(m)); }
 FASTSR_INLINE bool any(mask m) { return !_mm256_testz_si256(m, m); }
 
-#else  // baseline: GCC and Clang vector extensions, SSE2 on x86-64 and NEON on AArch64
+#else  // baseline and neon: GCC and Clang vector extensions, which are SSE2 on x86-64 and NEON on AArch64
 
 constexpr int kLanes = 4;
+#if defined(FASTSR_ISA_NEON)
+constexpr int kRegisters = 32;
+#else
 constexpr int kRegisters = 16;
+#endif
 typedef float vf __attribute__((vector_size(16)));
 typedef float vf_unaligned __attribute__((vector_size(16), aligned(4)));
 typedef int32_t mask __attribute__((vector_size(16)));
@@ -180,12 +186,20 @@ FASTSR_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) =
 FASTSR_INLINE void store_past(float* p, vf v) { store(p, v); }
 FASTSR_INLINE void fence_past() {}
 FASTSR_INLINE vf set1(float v) { return vf{v, v, v, v}; }
+#if defined(FASTSR_ISA_NEON)
+FASTSR_INLINE vf load_half(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+#else
 FASTSR_INLINE vf load_half(const uint16_t* p) { return vf{half(p[0]), half(p[1]), half(p[2]), half(p[3])}; }
+#endif
 FASTSR_INLINE vf add(vf a, vf b) { return a + b; }
 FASTSR_INLINE vf sub(vf a, vf b) { return a - b; }
 FASTSR_INLINE vf mul(vf a, vf b) { return a * b; }
-// Fused on AArch64 and wherever the compiler is allowed to; elsewhere two roundings.
+#if defined(FASTSR_ISA_NEON)
+FASTSR_INLINE vf fmadd(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+#else
+// Two roundings: "baseline" gives the same bytes on every machine.
 FASTSR_INLINE vf fmadd(vf a, vf b, vf c) { return a * b + c; }
+#endif
 FASTSR_INLINE vf select(mask m, vf yes, vf no) {
   return reinterpret_cast<vf>((reinterpret_cast<mask>(yes) & m) | (reinterpret_cast<mask>(no) & ~m));
 }
@@ -220,7 +234,15 @@ FASTSR_INLINE vf load_masked(const float* p, mask m) {
 
 #endif
 
-#if !defined(FASTSR_AVX512)
+#if defined(FASTSR_ISA_NEON)
+FASTSR_INLINE void deinterleave4(const float* p, vf* out) {
+  const float32x4x4_t v = vld4q_f32(p);
+  for (int k = 0; k < 4; ++k) out[k] = v.val[k];
+}
+FASTSR_INLINE void interleave2(const vf* v, float* p) { vst2q_f32(p, (float32x4x2_t{{v[0], v[1]}})); }
+FASTSR_INLINE void interleave3(const vf* v, float* p) { vst3q_f32(p, (float32x4x3_t{{v[0], v[1], v[2]}})); }
+FASTSR_INLINE void interleave4(const vf* v, float* p) { vst4q_f32(p, (float32x4x4_t{{v[0], v[1], v[2], v[3]}})); }
+#elif !defined(FASTSR_AVX512)
 // out[k][i] = p[4 i + k]
 FASTSR_INLINE void deinterleave4(const float* p, vf* out) {
   float line[4][kLanes];

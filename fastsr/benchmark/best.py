@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from fastsr.benchmark import natural
 from fastsr.benchmark.natural import Stage, Values, Wrap
-from fastsr.ops.conv2d import pad
+from fastsr.ops.conv2d import BEFORE, pad
 from fastsr.plan import INPUT, Step
 
 CHUNK = 2048
@@ -218,9 +218,15 @@ def _chains(steps: Sequence[Step]) -> list[list[Step]]:
     return groups
 
 
+def _chained(step: Step) -> bool:
+    """Whether chain_stage and its fellows know all of a step."""
+    more = set(step.params) & {"input_activation", "sum_inside", "gate", "join"} or "slopes" in step.weights
+    return step.op in CHAINED and not more and step.params.get("activation", "none") in BEFORE
+
+
 def stages(steps: Sequence[Step], weights: Mapping[str, Tensor], wrap: Wrap, compiled: bool) -> list[Stage]:
     """The plan as stages, each reading and writing named values."""
-    if any(step.op not in CHAINED or set(step.params) & {"input_activation", "sum_inside"} for step in steps):
+    if not all(_chained(step) for step in steps):
         return [channels_last_stage(steps, weights, wrap)]
     found: list[Stage] = []
     for group in _chains(steps):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fastsr.errors import DeviceError
+from fastsr.ops.conv2d import BEFORE
 from fastsr.plan import Param, Step
 
 Weights = Mapping[str, np.ndarray]
@@ -53,6 +54,8 @@ def _activated(step: Step, x: str, key: str, out: str) -> list[Layer]:
 
 
 def _conv2d(step: Step, arrays: Weights) -> list[Layer]:
+    if "slopes" in arrays or set(step.params) & {"gate", "join"} or step.params.get("activation", "none") not in BEFORE:
+        raise DeviceError("this runtime has no conv2d of joined inputs, of a slope per channel, of a curve or a gate")
     border = {"border": step.params.get("border", "zero")}
     found = _activated(step, step.inputs[0], "input_activation", f"{step.out}/in")
     found.append(Layer("conv", (found[-1].out if found else step.inputs[0],), f"{step.out}/conv", arrays, border))

@@ -23,7 +23,9 @@ from fastsr.plan import Plan
 FORMATS = {
     "aplus_mat": "the A+ authors' regressors (.mat), beside their dictionary conf_Zeyde_*_finalx<scale>.mat",
     "srcnn_mat": "the SRCNN authors' .mat files",
-    "torch_pth": "torch state dicts (.pth, .pt): SRCNN as commonly written, fastsr's own modules",
+    "torch_pth": "torch state dicts (.pth, .pt) of any family: SRCNN as commonly written, the authors' SPAN, fastsr's own",
+    "ncnn": "ncnn's networks (.param, with the .bin beside it)",
+    "state_safetensors": "the same as .safetensors, with `arch`, `config` and `recipe` where fastsr's training wrote it",
 }
 """format -> what it is; the reader is fastsr/convert/<format>.py with `read(path, scale) -> Converted`."""
 
@@ -66,23 +68,35 @@ def _plain(path: Path, found: Converted) -> Converted:
     return replace(found, weights=weights)
 
 
-def scale_of(path: Path, scale: int | None) -> int:
-    """`scale`, or the one in a name like 9-1-5_91img_x3.mat. Raises InputError when there is neither."""
+def scale_in(path: Path) -> int | None:
+    """The scale in a name like 9-1-5_91img_x3.mat."""
     named = re.search(r"x([2-8])(?!.*x[2-8])", path.stem)
-    if scale is None and named is None:
+    return int(named[1]) if named else None
+
+
+def scale_of(path: Path, scale: int | None) -> int:
+    """`scale`, or the one in the file's name. Raises InputError when there is neither."""
+    found = scale_in(path) if scale is None else scale
+    if found is None:
         raise InputError(f"{path} does not say its scale: give it (scale=3, --scale 3)")
-    return scale if scale is not None else int(named[1])  # type: ignore[index]
+    return found
 
 
 def format_of(path: Path) -> str:
     """Which of FORMATS a file is, by its ending and, for MATLAB files, by the names in it."""
     if path.suffix.lower() in (".pth", ".pt", ".ckpt"):
         return "torch_pth"
+    if path.suffix.lower() == ".param":
+        return "ncnn"
+    if path.suffix.lower() == ".safetensors":
+        return "state_safetensors"
     if path.suffix.lower() == ".mat":
         from fastsr.convert import matlab
 
         return "srcnn_mat" if "weights_conv1" in matlab.load(path) else "aplus_mat"
-    raise InputError(f"{path}: not a known kind of checkpoint: expected .mat, .pth, .pt or .ckpt")
+    raise InputError(
+        f"{path}: not a known kind of checkpoint: expected .mat, .pth, .pt, .ckpt, .safetensors or ncnn's .param"
+    )
 
 
 def read(path: str | Path, format: str | None = None, scale: int | None = None) -> Converted:
@@ -127,7 +141,14 @@ def as_model(path: str | Path, scale: int | None = None) -> ModelFile:
     return ModelFile(Path(path), found.plan, found.weights, meta)
 
 
-def convert(path: str | Path, out: str | Path, *, scale: int | None = None, format: str | None = None) -> Path:
+def convert(
+    path: str | Path,
+    out: str | Path,
+    *,
+    scale: int | None = None,
+    format: str | None = None,
+    licence: str | None = None,  # where the checkpoint does not say it
+) -> Path:
     """Read a foreign checkpoint and write it as a model file; returns the file.
 
     Raises what `read` and `modelfile.write` raise.
@@ -142,7 +163,7 @@ def convert(path: str | Path, out: str | Path, *, scale: int | None = None, form
         name=found.name,
         arch=found.arch,
         config=found.config,
-        licence=found.licence,
+        licence=licence if licence and found.licence == "unknown" else found.licence,
         recipe=found.recipe,
         psnr={},
     )

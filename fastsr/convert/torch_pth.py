@@ -1,37 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch checkpoints (.pth, .pt): SRCNN as it is commonly written in PyTorch, and our own modules' state dicts.
+"""torch checkpoints (.pth, .pt): state dicts of any family, by their authors' names or ours.
 
 An outer dict (state_dict, model, net, params, ...) and `module.` prefixes are taken off. The family and its
-configuration are read from names and shapes. Only weights are unpickled (`weights_only=True`).
+configuration are read from names and shapes (states.py). Only weights are unpickled (`weights_only=True`).
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fastsr import _core
-from fastsr.convert import Converted, check_file, scale_of
+from fastsr.convert import Converted, check_file
+from fastsr.convert.states import recognised
 from fastsr.errors import ModelError
 
 MAX_BYTES = _core.MODEL_LIMITS["weight_bytes"]
 WRAPPERS = ("state_dict", "model_state_dict", "params_ema", "params", "model", "net", "ema", "generator")
-EXPECTED = (
-    "SRCNN (3 or more Conv2d weights in a row, k x k with odd k, from 1 or 3 channels to as many), "
-    "or a state dict of fastsr's own SRCNN or ANNet"
-)
 
 
 def read(path: Path, scale: int | None = None) -> Converted:
     """Read a checkpoint. Raises ModelError, one line, for what is not recognised, with what was expected."""
-    state = _state(path)
-    if "atoms" in state and "projections" in state:
-        return _annet(path, state)
-    return _srcnn(path, state, scale)
+    return recognised(path, plain(path, _state(path)), scale)
 
 
 def _state(path: Path) -> dict[str, Any]:
@@ -59,8 +51,13 @@ def _state(path: Path) -> dict[str, Any]:
                 break
             found = inner
     if not isinstance(found, Mapping):
-        raise ModelError(f"{path}: holds a {type(found).__name__}, not a state dict: expected {EXPECTED}")
-    state = {str(k).removeprefix("module."): v for k, v in found.items() if isinstance(v, torch.Tensor)}
+        raise ModelError(f"{path}: holds a {type(found).__name__}, not a state dict")
+    return {str(k): v for k, v in found.items() if isinstance(v, torch.Tensor)}
+
+
+def plain(path: Path, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors as weights may be, without `module.` before their names. Raises ModelError for others."""
+    state = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     total = 0
     for name, tensor in state.items():
         if problem := _problem(tensor):
@@ -89,66 +86,3 @@ def _problem(tensor: Any) -> str:
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         return f"of {list(tensor.shape)} repeats its numbers"
     return ""
-
-
-def _srcnn(path: Path, state: Mapping[str, Any], scale: int | None) -> Converted:
-    from fastsr.families.srcnn import SRCNN
-
-    weights = [(name, w) for name, w in state.items() if w.ndim == 4]
-    shapes = [tuple(w.shape) for _, w in weights]
-    chained = all(a[0] == b[1] for a, b in itertools.pairwise(shapes))
-    square = all(s[2] == s[3] and s[2] % 2 == 1 and s[2] <= 31 for s in shapes)
-    ends = bool(shapes) and shapes[0][1] == shapes[-1][0] and shapes[0][1] in (1, 3)
-    biases = [state.get(name.removesuffix("weight") + "bias") for name, _ in weights]
-    full = all(b is not None and b.shape == (s[0],) for b, s in zip(biases, shapes, strict=True))
-    if len(shapes) < 3 or not (chained and square and ends and full) or len(state) != 2 * len(shapes):
-        names = ", ".join(f"{k[:60]} {list(v.shape)}" for k, v in list(state.items())[:4])
-        raise ModelError(f"{path}: not recognised (it holds {names or 'no tensors'} ...): expected {EXPECTED}")
-    own = [name for name, _ in weights] == [f"convs.{i}.weight" for i in range(len(weights))]
-    sizes = [s[2] for s in shapes]
-    model = SRCNN(
-        scale_of(path, scale),
-        sizes,
-        [s[0] for s in shapes[:-1]],
-        shapes[0][1],
-        # PyTorch versions pad with zeros; the paper's code, and ours, replicate.
-        "replicate" if own else "zero",
-    )
-    for conv, (_, w), b in zip(model.layers, weights, biases, strict=True):
-        conv.weight.data, conv.bias.data = w.float(), b.float()  # type: ignore[union-attr]
-    plan, arrays = model.lower()
-    rgb = "_rgb" if plan.domain == "rgb" else ""
-    name = f"srcnn_{''.join(map(str, sizes))}{rgb}_x{model.scale}"
-    return Converted(plan, arrays, name, "srcnn", model.config, "unknown", {"converted_from": path.name})
-
-
-def _annet(path: Path, state: Mapping[str, Any]) -> Converted:
-    from fastsr.families.annet import ANNet
-
-    convs = [state[k] for k in sorted(k for k in state if k.startswith("integration.") and k.endswith("weight"))]
-    sizes = tuple(int(w.shape[-1]) for w in convs)
-    maps = int(convs[0].shape[0]) if convs else 64
-    # All shapes are compared before a model of that size is made.
-    channels = [1] + [maps] * (len(sizes) - 1) + [1]
-    shapes = [(channels[i + 1], channels[i], k, k) for i, k in enumerate(sizes)]
-    count, pixels, n1 = state["projections"].shape if state["projections"].ndim == 3 else (0, 0, 0)
-    scale = math.isqrt(pixels // 9)
-    fits = (
-        2 <= scale <= 8
-        and pixels == 9 * scale * scale
-        and state["atoms"].shape == (count, n1)
-        and [tuple(w.shape) for w in convs] == shapes
-        and "filters" in state
-        and state["filters"].shape == (n1, 5 * scale, 5 * scale)
-    )
-    if not fits:
-        raise ModelError(f"{path}: looks like ANNet but its tensors do not have the shapes of ANNet's")
-    model = ANNet(scale, sizes, maps, count, n1)
-    try:
-        model.load_state_dict(dict(state))
-    except (KeyError, ValueError, RuntimeError, TypeError) as e:
-        first = str(e).strip().splitlines()[0]
-        raise ModelError(f"{path}: looks like ANNet but does not fit it ({first[:120]})") from None
-    plan, weights = model.lower()
-    name = f"annet_{''.join(map(str, sizes))}_x{scale}" if sizes != (5, 3) else f"annet_x{scale}"
-    return Converted(plan, weights, name, "annet", model.config, "unknown", {"converted_from": path.name})

@@ -30,6 +30,9 @@ class PreparedCpu:
     def upscale(self, given: _core.Pixels, out: _core.Pixels, progress: Progress = None) -> bool:
         return self.session.upscale(given, out, progress)
 
+    def memory(self, h: int, w: int) -> int:
+        return self.session.memory(h, w)
+
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
         return self.session.explain(h, w)
 

@@ -47,6 +47,9 @@ class PreparedReference:
         out: np.ndarray = values[OUTPUT][0].numpy()
         return out
 
+    def memory(self, h: int, w: int) -> int:
+        return 0  # torch's own
+
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
         return [row | {"who": "reference/torch"} for row in self.session.explain(h, w)]
 

@@ -11,10 +11,13 @@ the last layer), which is Eq. 6-7 with the identity taken out and is easier to t
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastsr.families.states import State, filled
 from fastsr.ops import anchored_regression, conv2d, resize_bicubic
 from fastsr.plan import Plan, Step
 
@@ -119,6 +122,12 @@ class ANNet(nn.Module):
         self.register_buffer("projections", torch.randn(atoms, 9 * scale * scale, n1) / n1)
         self.integration = Integration(sizes, maps) if sizes else None
 
+    @property
+    def name(self) -> str:
+        sizes = self.config["sizes"]
+        kind = {(5, 3): "", (): "plain_"}.get(tuple(sizes), f"{''.join(map(str, sizes))}_")  # type: ignore[call-overload, arg-type]
+        return f"annet_{kind}x{self.scale}"
+
     def combine(
         self,
         lr: Tensor,  # [N, 1, h, w]
@@ -168,3 +177,19 @@ class ANNet(nn.Module):
         weights = {name: state[name].float().numpy() for name in plan.tensor_names}
         weights["filters"] = anchored_regression.compose(self.filters.numpy(), self.scale)
         return plan, weights
+
+    @staticmethod
+    def matches(state: State) -> bool:
+        return {"atoms", "projections"} <= state.keys()
+
+    @classmethod
+    def from_state(cls, state: State, scale: int | None = None) -> ANNet:
+        """The network of these tensors. Raises ValueError where they do not fit."""
+        count, pixels, n1 = state["projections"].shape if state["projections"].ndim == 3 else (0, 0, 0)
+        s = math.isqrt(pixels // 9)
+        if not 2 <= s <= 8 or pixels != 9 * s * s:
+            raise ValueError("its tensors do not have the shapes of ANNet's")
+        convs = [state[k] for k in sorted(k for k in state if k.startswith("integration.") and k.endswith("weight"))]
+        sizes = tuple(int(w.shape[-1]) for w in convs)
+        maps = int(convs[0].shape[0]) if convs else 64
+        return filled(lambda: cls(s, sizes, maps, count, n1), state)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastsr.families.states import State, filled, numbered
 from fastsr.ops import conv2d, pconv_block, resize_bicubic, upsample_residual
 from fastsr.plan import Plan, Step
 
@@ -63,6 +64,10 @@ class BTSRN(nn.Module):
         self.between = nn.ModuleList(PConvBlock(width, bottleneck) for _ in stages[1:])
         self.high = nn.ModuleList(PConvBlock(width, bottleneck) for _ in range(high))
         self.leave = nn.Conv2d(width, 3, 1)
+
+    @property
+    def name(self) -> str:
+        return f"btsrn_x{self.scale}"
 
     def reset(self) -> None:
         """He initialisation; every residual branch starts small and the whole as bicubic, so that depth does no harm."""
@@ -136,3 +141,15 @@ class BTSRN(nn.Module):
         steps.append(Step("conv2d", (x, "bicubic"), "out", {"w": "leave.weight", "b": "leave.bias"}, params))
         plan = Plan("rgb", self.scale, tuple(steps))
         return plan, {name: state[name].float().numpy() for name in plan.tensor_names}
+
+    @staticmethod
+    def matches(state: State) -> bool:
+        return {"low.0.project.weight", "up.0.weight", "leave.weight"} <= state.keys()
+
+    @classmethod
+    def from_state(cls, state: State, scale: int | None = None) -> BTSRN:
+        """The network of these tensors, with relu, which they do not tell. Raises ValueError where they do not fit."""
+        side, stages = int(state["up.0.weight"].shape[-1]), numbered(state, r"up\.(\d+)\.")
+        sizes = {kind: numbered(state, rf"{kind}\.(\d+)\.") for kind in ("low", "high")}
+        bottleneck, width = state["low.0.project.weight"].shape[:2]
+        return filled(lambda: cls(side**stages, int(width), int(bottleneck), **sizes), state)

@@ -13,6 +13,7 @@ the codes' maps. No biases; zero borders.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastsr.errors import InputError
+from fastsr.families.states import State, filled
 from fastsr.ops import cista, pixel_shuffle, resize_bicubic
 from fastsr.plan import Plan, Step
 
@@ -83,6 +86,22 @@ class CRNetA(nn.Module):
         self.f0 = _conv(1, n0)
         self.body = Codes(n0, m0, steps)
         self.h = _conv(n0, 1)
+
+    @property
+    def name(self) -> str:
+        return f"crnet_a_x{self.scale}"
+
+    @staticmethod
+    def matches(state: State) -> bool:
+        return {"f0.weight", "body.wl.weight", "h.weight"} <= state.keys()
+
+    @classmethod
+    def from_state(cls, state: State, scale: int | None = None) -> CRNetA:
+        """The network of these tensors with the paper's 25 recursions, of which they do not tell."""
+        if scale is None:
+            raise InputError("does not say its scale: give it (scale=3, --scale 3)")
+        m0, n0 = state["body.wl.weight"].shape[:2]
+        return filled(lambda: cls(scale, int(n0), int(m0)), state)
 
     def reset(self) -> None:
         """Starts as bicubic: the last layer is almost zero."""
@@ -150,6 +169,23 @@ class CRNetB(nn.Module):
         self.body = Codes(n0, m0, steps)
         self.up = nn.ModuleDict({str(s): nn.ModuleList(_conv(n0, n0 * f * f) for f in self.factors(s)) for s in scales})
         self.tail = nn.ModuleDict({str(s): _conv(n0, 3) for s in scales})
+
+    @property
+    def name(self) -> str:
+        return f"crnet_b_x{self.scale}"
+
+    @staticmethod
+    def matches(state: State) -> bool:
+        return {"head.weight", "body.wl.weight", "mean"} <= state.keys()
+
+    @classmethod
+    def from_state(cls, state: State, scale: int | None = None) -> CRNetB:
+        """The network of these tensors with the paper's 25 recursions, of which they do not tell."""
+        scales = sorted({int(name.split(".")[1]) for name in state if re.match(r"tail\.[2-8]\.weight$", name)})
+        if scale is None and len(scales) != 1:
+            raise InputError(f"is for scales {', '.join(map(str, scales))}: give one (scale=3, --scale 3)")
+        m0, n0 = state["body.wl.weight"].shape[:2]
+        return filled(lambda: cls(scale or scales[0], int(n0), int(m0), scales=scales), state)
 
     @staticmethod
     def factors(scale: int) -> list[int]:

@@ -14,9 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad, pixel_shuffle, silu
+
+from fastsr.families.states import State, filled, numbered, side_of
+from fastsr.families.steps import conv as step
+from fastsr.plan import Plan, Step
 
 VARIANTS: dict[str, dict[str, Any]] = {
     **{f"span_x{s}": {"scale": s} for s in (2, 3, 4)},
@@ -50,6 +55,7 @@ class SPAN(nn.Module):
     """
 
     mean: Tensor
+    shift: Tensor
 
     def __init__(self, scale: int = 2, width: int = 48, blocks: int = 6) -> None:
         super().__init__()
@@ -60,11 +66,17 @@ class SPAN(nn.Module):
         self.config = {"scale": scale, "width": width, "blocks": blocks}
         self.scale, self.width = scale, width
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("shift", -RANGE * self.mean, persistent=False)
         self.enter = nn.Conv2d(3, width, 3, padding=1)
         self.blocks = nn.ModuleList(Block(width) for _ in range(blocks))
         self.last = nn.Conv2d(width, width, 3, padding=1)
         self.join = nn.Conv2d(4 * width, width, 1)
         self.leave = nn.Conv2d(width, 3 * scale * scale, 3, padding=1)
+
+    @property
+    def name(self) -> str:
+        kind = {48: "", 28: "small_"}.get(self.width, f"{self.width}_")
+        return f"span_{kind}x{self.scale}"
 
     def body(self) -> list[nn.Conv2d]:
         """The convolutions from `width` to `width` channels, in order: three of each block, and `last`."""
@@ -79,7 +91,73 @@ class SPAN(nn.Module):
         self,
         lr: Tensor,  # [N, 3, h, w] in [0, 1]
     ) -> Tensor:  # [N, 3, h * scale, w * scale]
-        return run((lr - self.mean) * RANGE, self.layers(), self.scale)
+        return run(self.centred(lr), self.layers(), self.scale)
+
+    def centred(self, lr: Tensor) -> Tensor:
+        """What the first layer reads."""
+        return lr * RANGE + self.shift
+
+    def lower(self) -> tuple[Plan, dict[str, np.ndarray]]:
+        """The plan and its weights (float32)."""
+        centre = Step("scale_shift", ("lr",), "centred", {"scale": "range", "shift": "shift"})
+        steps = [centre, step("enter", "head", "centred")]
+        x = "head"
+        for i in range(len(self.blocks)):
+            name = f"blocks.{i}"
+            steps += [
+                step(f"{name}.c1", f"{name}/inner", x, activation="silu"),
+                step(f"{name}.c2", f"{name}/second", f"{name}/inner", activation="silu"),
+                step(f"{name}.c3", name, f"{name}/second", x, gate=True),
+            ]
+            x = name
+        joined = ("head", "last", "blocks.0", f"{x}/inner")
+        steps += [step("last", "last", x), step("join", "joined", *joined, join=4), step("leave", "wide", "joined")]
+        steps.append(Step("pixel_shuffle", ("wide",), "out", {}, {"scale": self.scale}))
+        plan = Plan("rgb", self.scale, tuple(steps))
+        state = self.state_dict() | {"range": torch.full((3,), RANGE), "shift": self.shift.flatten()}
+        return plan, {name: state[name].float().numpy() for name in plan.tensor_names}
+
+    @staticmethod
+    def matches(state: State) -> bool:
+        """Whether these are our names, or those of the authors' code, trained or made ready to run (`eval_conv`)."""
+        return {"blocks.0.c3.weight", "join.weight"} <= state.keys() or "conv_cat.weight" in state
+
+    @classmethod
+    def from_state(cls, state: State, scale: int | None = None) -> SPAN:
+        """The network of these tensors. Raises ValueError where they do not fit."""
+        state = _renamed(state) if "conv_cat.weight" in state else state
+        blocks, s = numbered(state, r"blocks\.(\d+)\."), side_of(len(state["leave.weight"]), 3)
+        return filled(lambda: cls(s, len(state["enter.weight"]), blocks), state)
+
+
+def _renamed(state: State) -> dict[str, Tensor]:
+    """The authors' state dict with our names, their products of kernels multiplied."""
+    if "no_norm" in state:
+        raise ValueError("it is of a network without a mean colour")
+    blocks = numbered(state, r"block_(\d+)\.")
+    names = {f"block_{i + 1}.c{k}_r": f"blocks.{i}.c{k}" for i in range(blocks) for k in (1, 2, 3)}
+    names |= {"conv_1": "enter", "conv_2": "last", "conv_cat": "join", "upsampler.0": "leave"}
+    found = {}
+    for theirs, ours in names.items():
+        layer = {kind: f"{theirs}.{kind}" for kind in ("weight", "bias")}
+        if f"{theirs}.conv.0.weight" in state:
+            found[f"{ours}.weight"], found[f"{ours}.bias"] = _product(state, theirs)
+            continue
+        if f"{theirs}.eval_conv.weight" in state:
+            layer = {kind: f"{theirs}.eval_conv.{kind}" for kind in ("weight", "bias")}
+        found |= {f"{ours}.{kind}": state[name] for kind, name in layer.items()}
+    return found
+
+
+def _product(state: State, name: str) -> Layer:
+    """The 3 x 3 that the authors' Conv3XC stands for: 1 x 1, 3 x 3, 1 x 1, plus a 1 x 1 beside them."""
+    (w1, b1), (w2, b2), (w3, b3) = (
+        (state[f"{name}.conv.{i}.weight"].double(), state[f"{name}.conv.{i}.bias"].double()) for i in range(3)
+    )
+    w = torch.einsum("op,pquv,qi->oiuv", w3[:, :, 0, 0], w2, w1[:, :, 0, 0])
+    w[:, :, 1:2, 1:2] += state[f"{name}.sk.weight"].double()
+    b = b3 + w3[:, :, 0, 0] @ (b2 + w2.sum((2, 3)) @ b1) + state[f"{name}.sk.bias"].double()
+    return w, b
 
 
 def run(
@@ -140,7 +218,7 @@ class Wide(SPAN):
         parts = join[0].reshape(self.width, 4, self.width, 1)
         joined = (pad(parts, (0, 0, 0, more)).reshape(self.width, -1, 1, 1), join[1])
         layers = [_filled(enter, 3), *(_filled(layer, self.width) for layer in body), _filled(joined, 0)]
-        x = pad((lr - self.mean) * RANGE, (0, 0, 0, 0, 0, -3 % ALIGN))
+        x = pad(self.centred(lr), (0, 0, 0, 0, 0, -3 % ALIGN))
         return run(x, [*layers, _filled(leave, self.width)], self.scale)
 
     def fold(self) -> SPAN:
@@ -168,7 +246,7 @@ class Wide(SPAN):
             for factor in (self.expand, self.conv, self.contract):
                 nn.init.normal_(factor, std=factor[0, 0].numel() ** -0.5)
             nn.init.normal_(self.enter.weight)
-            x = (lr - self.mean) * RANGE
+            x = self.centred(lr)
             self.enter.weight[:3] = 0.0
             self.enter.weight[torch.arange(3), torch.arange(3), 1, 1] = 1.0
             x = self._scaled(x, self.enter.weight, level)

@@ -12,12 +12,15 @@ Y is the bicubic image. Borders are replicated at every layer, as in the authors
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastsr.errors import InputError
+from fastsr.families.states import State, filled
 from fastsr.ops import conv2d, resize_bicubic
 from fastsr.plan import Plan, Step
 
@@ -53,6 +56,11 @@ class SRCNN(nn.Module):
         self.border = border
         widths = [channels, *maps, channels]
         self.convs = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], k, padding=k // 2) for i, k in enumerate(sizes))
+
+    @property
+    def name(self) -> str:
+        rgb = "_rgb" if self.config["channels"] == 3 else ""
+        return f"srcnn_{''.join(str(conv.kernel_size[0]) for conv in self.layers)}{rgb}_x{self.scale}"
 
     @property
     def layers(self) -> list[nn.Conv2d]:
@@ -121,3 +129,33 @@ class SRCNN(nn.Module):
         plan = Plan("y" if self.config["channels"] == 1 else "rgb", self.scale, tuple(steps))
         state = self.state_dict()
         return plan, {name: state[name].float().numpy() for name in plan.tensor_names}
+
+    @staticmethod
+    def matches(state: State) -> bool:
+        """Whether these are three or more convolutions in a row, under any names, from an image to one of as many channels."""
+        shapes = [tuple(w.shape) for w in state.values() if w.ndim == 4]
+        biases = [state.get(name.removesuffix("weight") + "bias") for name, w in state.items() if w.ndim == 4]
+        return (
+            len(shapes) >= 3
+            and len(state) == 2 * len(shapes)
+            and shapes[0][1] == shapes[-1][0]
+            and shapes[0][1] in (1, 3)
+            and all(a[0] == b[1] for a, b in itertools.pairwise(shapes))
+            and all(s[2] == s[3] and s[2] % 2 == 1 and s[2] <= 31 for s in shapes)
+            and all(b is not None and b.shape == (s[0],) for b, s in zip(biases, shapes, strict=True))
+        )
+
+    @classmethod
+    def from_state(cls, state: State, scale: int | None = None) -> SRCNN:
+        """The network of these tensors. Raises InputError without a scale."""
+        if scale is None:
+            raise InputError("does not say its scale: give it (scale=3, --scale 3)")
+        names = [name.removesuffix("weight") for name, w in state.items() if w.ndim == 4]
+        shapes = [tuple(state[f"{name}weight"].shape) for name in names]
+        # PyTorch versions pad with zeros; the paper's code, and ours, replicate.
+        own = names == [f"convs.{i}." for i in range(len(names))]
+        sizes, maps = [s[2] for s in shapes], [s[0] for s in shapes[:-1]]
+        renamed = {
+            f"convs.{i}.{kind}": state[name + kind] for i, name in enumerate(names) for kind in ("weight", "bias")
+        }
+        return filled(lambda: cls(scale, sizes, maps, shapes[0][1], "replicate" if own else "zero"), renamed)

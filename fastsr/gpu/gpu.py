@@ -23,7 +23,7 @@ from fastsr import _core
 from fastsr.engine import Job
 from fastsr.errors import DeviceError, LimitError, ModelError
 from fastsr.executors import devices
-from fastsr.gpu import fp8, several, stages, tuning
+from fastsr.gpu import fp8, multi_gpu, stages, tuning
 from fastsr.gpu.stages import PRECISIONS
 from fastsr.gpu.stream import Feed
 from fastsr.ops import OPS
@@ -329,7 +329,7 @@ class GpuExecutor:
         memory_limit: int | None = None,
         precision: str = "fp32",
         device: str = "cuda",
-    ) -> PreparedGpu | several.Several:
+    ) -> PreparedGpu | multi_gpu.MultiGpu:
         """Pack a plan for `device`: "cuda", "cuda:1", several GPUs, or "cpu" under TRITON_INTERPRET=1. `threads` is not used.
 
         Raises DeviceError that says what is missing (fp8: compute capability 8.9), ModelError for a broken plan.
@@ -356,7 +356,7 @@ class GpuExecutor:
             )
             for one in places
         ]
-        return made[0] if len(made) == 1 else several.Several(made)
+        return made[0] if len(made) == 1 else multi_gpu.MultiGpu(made)
 
 
 EXECUTOR = GpuExecutor("gpu", ("triton", "cuda", "torch"), rivals=True)

@@ -115,7 +115,7 @@ class Stage:
     steps: tuple[Step, ...]
     ways: tuple[Way, ...]  # the first unless tuning chose another
     inputs: tuple[str, ...]
-    plain: Callable[[Sequence[Tensor], torch.dtype], Tensor]
+    plain: Callable[..., Tensor]
     """(inputs, dtype): the steps by torch in that dtype, what candidates are compared with"""
     capturable: bool = True
     note: str = ""
@@ -227,7 +227,7 @@ def _single(
     plain = _plain((step,), weights, target)
 
     def by_torch(packed: Any, inputs: Sequence[Tensor], config: Any) -> Tensor:
-        return plain(inputs, target.dtype)
+        return plain(inputs, target.dtype, timed=True)
 
     found: list[Way] = []
     note = ""
@@ -358,10 +358,12 @@ def _key(steps: Sequence[Step], weights: Mapping[str, Tensor]) -> str:
     return "+".join(parts)
 
 
-def _plain(
-    steps: tuple[Step, ...], weights: Mapping[str, Tensor], target: Target
-) -> Callable[[Sequence[Tensor], torch.dtype], Tensor]:
-    """The steps by their torch references in a dtype; images stay fp32 (fp64 in fp64) between and after them."""
+def _plain(steps: tuple[Step, ...], weights: Mapping[str, Tensor], target: Target) -> Callable[..., Tensor]:
+    """The steps by their torch references in a dtype; images stay fp32 (fp64 in fp64) between and after them.
+
+    timed: cuDNN measures its algorithms. Else it takes its first guess: measuring one in fp64, or while others use the GPU,
+    takes seconds a shape, and it would keep what it then found.
+    """
     held: dict[torch.dtype, list[dict[str, Tensor]]] = {}
 
     def cast(dtype: torch.dtype) -> list[dict[str, Tensor]]:
@@ -373,12 +375,14 @@ def _plain(
 
         return [{r: one(weights[name], _kind(step, dtype)) for r, name in step.weights.items()} for step in steps]
 
-    def run(inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    def run(inputs: Sequence[Tensor], dtype: torch.dtype, timed: bool = False) -> Tensor:
         if dtype not in held:
             held[dtype] = cast(dtype)
         values = dict(zip(_inputs(steps), inputs, strict=True))
         # By default torch rounds fp32 convolutions to tf32. These switches are the process's: held for these calls only.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=target.tf32):
+        # cuDNN keeps an algorithm for each value of `deterministic`.
+        flags = {"enabled": True, "benchmark": timed, "deterministic": not timed, "allow_tf32": target.tf32}
+        with torch.backends.cudnn.flags(**flags):
             for step, roles in zip(steps, held[dtype], strict=True):
                 op = importlib.import_module(f"fastsr.ops.{step.op}")
                 given = (values[name].to(_kind(step, dtype)) for name in step.inputs)

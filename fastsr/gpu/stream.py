@@ -3,7 +3,7 @@
 
 An image of the host goes as it is, bytes as bytes, and becomes planes on the device. Nothing waits for the device but what
 hands a result out, so several images are on their way at once. A CPU, where Triton's interpreter stands in for a GPU, has
-lanes on which everything is done when it is queued.
+streams on which everything is done when it is queued.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from fastsr import image
 from fastsr.engine import Job, Task
 from fastsr.errors import LimitError
-from fastsr.gpu import tensors
+from fastsr.gpu import device_pixels
 
 IN_FLIGHT = 3
 """images on their way per GPU: one goes there, one is worked on, one comes back"""
@@ -28,59 +28,59 @@ HEAD = 16
 """bytes before the pixels that come back: the verdict's two numbers, and what keeps pixels aligned"""
 
 
-class Mark(Protocol):
-    """A point in a lane's queue."""
+class Event(Protocol):
+    """A point in a stream's queue."""
 
     def synchronize(self) -> None:
         """Wait until it is reached."""
         ...
 
 
-class Lane:
+class CudaStream:
     """A CUDA stream of ours."""
 
     def __init__(self, device: torch.device) -> None:
         self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def do(self, work: Callable[[], None], after: Mark | None = None) -> Mark:
-        """Queue what `work` launches behind `after`; the mark is reached when it is done."""
+    def do(self, work: Callable[[], None], after: Event | None = None) -> Event:
+        """Queue what `work` launches behind `after`; the event is reached when it is done."""
         with self.within():
             if after is not None:
                 self.stream.wait_event(after)
             work()
-            mark: Mark = self.stream.record_event()
-        return mark
+            event: Event = self.stream.record_event()
+        return event
 
     def within(self) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.stream(self.stream)
 
-    def called(self) -> Mark:
-        """The mark of what the caller has queued so far, on the current stream."""
-        mark: Mark = torch.cuda.current_stream(self.stream.device).record_event()
-        return mark
+    def called(self) -> Event:
+        """The event of what the caller has queued so far, on the current stream."""
+        event: Event = torch.cuda.current_stream(self.stream.device).record_event()
+        return event
 
-    def hold(self, mark: Any) -> None:
-        """What the caller queues from now on comes after `mark`."""
-        torch.cuda.current_stream(self.stream.device).wait_event(mark)
+    def hold(self, event: Any) -> None:
+        """What the caller queues from now on comes after `event`."""
+        torch.cuda.current_stream(self.stream.device).wait_event(event)
 
     def pinned(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
 
-class AtOnce:
-    """A lane and all its marks, where there are no streams."""
+class NoStream:
+    """A stream and all its events, where there are no streams."""
 
-    def do(self, work: Callable[[], None], after: Mark | None = None) -> Mark:
+    def do(self, work: Callable[[], None], after: Event | None = None) -> Event:
         work()
         return self
 
     def within(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
 
-    def called(self) -> Mark:
+    def called(self) -> Event:
         return self
 
-    def hold(self, mark: Mark) -> None:
+    def hold(self, event: Event) -> None:
         pass
 
     def synchronize(self) -> None:
@@ -90,15 +90,15 @@ class AtOnce:
         return torch.empty(size, dtype=torch.uint8)
 
 
-class Line:
-    """A GPU with its lanes. They are made once: memory that torch keeps belongs to a stream."""
+class GpuStreams:
+    """A GPU with its streams. They are made once: memory that torch keeps belongs to a stream."""
 
-    def __init__(self, prepared: tensors.OnDevice, domain: str, scale: int) -> None:
+    def __init__(self, prepared: device_pixels.OnDevice, domain: str, scale: int) -> None:
         self.prepared, self.device = prepared, prepared.device
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
-        self.enlarge = tensors.Enlarger(self.device, domain, scale)
-        made = (Lane(self.device) if self.device.type == "cuda" else AtOnce() for _ in range(3))
+        self.enlarge = device_pixels.Enlarger(self.device, domain, scale)
+        made = (CudaStream(self.device) if self.device.type == "cuda" else NoStream() for _ in range(3))
         self.up, self.work, self.down = made
         self.work.do(lambda: None, after=self.work.called())  # weights were packed on the current stream
 
@@ -113,11 +113,11 @@ class Line:
 class Slot:
     """The buffers of one image on its way; they grow to the largest and are used again."""
 
-    def __init__(self, line: Line) -> None:
-        self.line = line
-        self.there, self.back = line.up.pinned(0), line.up.pinned(0)
-        self.x = self.y = torch.empty(0, dtype=torch.uint8, device=line.device)
-        self.mark: Mark | None = None
+    def __init__(self, gpu: GpuStreams) -> None:
+        self.gpu = gpu
+        self.there, self.back = gpu.up.pinned(0), gpu.up.pinned(0)
+        self.x = self.y = torch.empty(0, dtype=torch.uint8, device=gpu.device)
+        self.event: Event | None = None
 
     def send(
         self,
@@ -133,9 +133,9 @@ class Slot:
         out = (n, h * scale, w * scale, c)
         size, end = n * h * w * c * dtype.itemsize, HEAD + n * h * w * c * dtype.itemsize * scale**2
         if self.there.numel() < size:
-            self.there = self.line.up.pinned(size)
+            self.there = self.gpu.up.pinned(size)
         if self.back.numel() < end:
-            self.back = self.line.up.pinned(end)
+            self.back = self.gpu.up.pinned(end)
         self.given, self.made = _view(self.there, 0, shape, planar, dtype), _view(self.back, HEAD, out, planar, dtype)
         fill(self.given)
 
@@ -147,19 +147,19 @@ class Slot:
             self.y = self._on_device(self.y, end)
             bad = self.y[:8].view(torch.int32).zero_()
             x, y = _view(self.x, 0, shape, planar, dtype), _view(self.y, HEAD, out, planar, dtype)
-            self.line.enlarge(x, y, bad, run)
+            self.gpu.enlarge(x, y, bad, run)
 
         def down() -> None:
             self.back[:end].copy_(self.y[:end], non_blocking=True)
 
-        line = self.line
-        self.mark = line.up.do(up)
+        gpu = self.gpu
+        self.event = gpu.up.do(up)
         try:
-            self.mark = line.work.do(work, after=self.mark)
-            self.mark = line.down.do(down, after=self.mark)
+            self.event = gpu.work.do(work, after=self.event)
+            self.event = gpu.down.do(down, after=self.event)
         except BaseException:
-            self.mark.synchronize()
-            line.work.do(lambda: None).synchronize()  # what was queued before it failed still reads our buffers
+            self.event.synchronize()
+            gpu.work.do(lambda: None).synchronize()  # what was queued before it failed still reads our buffers
             raise
 
     def receive(self) -> tuple[Sequence[int], Tensor]:
@@ -168,12 +168,12 @@ class Slot:
         return self.back[:8].view(torch.int32).tolist(), self.made
 
     def wait(self) -> None:
-        if self.mark is not None:
-            self.mark.synchronize()
+        if self.event is not None:
+            self.event.synchronize()
 
     def _on_device(self, buffer: Tensor, size: int) -> Tensor:
-        """Memory of the current lane, which uses it first."""
-        return buffer if buffer.numel() >= size else torch.empty(size, dtype=torch.uint8, device=self.line.device)
+        """Memory of the current stream, which uses it first."""
+        return buffer if buffer.numel() >= size else torch.empty(size, dtype=torch.uint8, device=self.gpu.device)
 
 
 def _view(buffer: Tensor, begin: int, shape: tuple[int, ...], planar: bool, dtype: torch.dtype) -> Tensor:
@@ -187,17 +187,17 @@ class Slots:
     """Slots that are free."""
 
     def __init__(self) -> None:
-        self._free: dict[Line, list[Slot]] = {}
+        self._free: dict[GpuStreams, list[Slot]] = {}
 
-    def take(self, line: Line) -> Slot:
-        free = self._free.get(line)
-        return free.pop() if free else Slot(line)
+    def take(self, gpu: GpuStreams) -> Slot:
+        free = self._free.get(gpu)
+        return free.pop() if free else Slot(gpu)
 
     def give_back(self, slot: Slot) -> None:
-        self._free.setdefault(slot.line, []).append(slot)
+        self._free.setdefault(slot.gpu, []).append(slot)
 
 
-class GpuMember(tensors.OnDevice, Protocol):
+class GpuMember(device_pixels.OnDevice, Protocol):
     """A plan prepared for one GPU."""
 
     @property
@@ -215,16 +215,23 @@ class Feed:
     """The engine of one or several GPUs (fastsr.engine.Engine): images and batches, streams of them, the network alone."""
 
     def __init__(self, members: Sequence[GpuMember], isa: str, job: Job) -> None:
-        self.lines = [Line(prepared, job.domain, job.scale) for prepared in members]
+        self.gpus = [GpuStreams(prepared, job.domain, job.scale) for prepared in members]
         self._members, self.isa, self._job = members, isa, job
         self.radius = members[0].radius
 
     def upscale(self, img: Any) -> Any:
         """An image by the first GPU, its self-ensemble by all; a batch is divided among them."""
-        return self.submit(img, self.lines, Slots()).result()
+        return self.submit(img, self.gpus, Slots()).result()
 
     def queue(self) -> FeedQueue:
         return FeedQueue(self)
+
+    @property
+    def busy(self) -> float:
+        return 0.0
+
+    def memory(self, h: int, w: int) -> int:
+        return 0
 
     def explain(self, h: int, w: int) -> list[dict[str, Any]]:
         return self._members[0].explain(h, w)
@@ -235,30 +242,30 @@ class Feed:
 
     def run(self, planes: np.ndarray) -> np.ndarray:
         """The network alone on the host's planes [C, h, w] f32."""
-        line, found = self.lines[0], []
+        gpu, found = self.gpus[0], []
 
         def work() -> None:
-            x = torch.from_numpy(np.array(planes, np.float32))[None].to(line.device)
-            found.append(self._network(self.lines)(x)[0].cpu().numpy())
+            x = torch.from_numpy(np.array(planes, np.float32))[None].to(gpu.device)
+            found.append(self._network(self.gpus)(x)[0].cpu().numpy())
 
         with torch.no_grad():
-            line.work.do(work, after=line.work.called()).synchronize()
+            gpu.work.do(work, after=gpu.work.called()).synchronize()
         return np.ascontiguousarray(found[0])
 
-    def _network(self, lines: Sequence[Line]) -> Callable[[Tensor], Tensor]:
-        return (lambda x: tensors.ensemble(x, lines)) if self._job.self_ensemble else lines[0].prepared.run_tensor
+    def _network(self, gpus: Sequence[GpuStreams]) -> Callable[[Tensor], Tensor]:
+        return (lambda x: device_pixels.ensemble(x, gpus)) if self._job.self_ensemble else gpus[0].prepared.run_tensor
 
-    def submit(self, img: Any, lines: Sequence[Line], slots: Slots) -> Task:
+    def submit(self, img: Any, gpus: Sequence[GpuStreams], slots: Slots) -> Task:
         """Queue an image of any kind. Raises InputError and LimitError where its values need not be read for them."""
         try:
             with torch.no_grad():
                 if image.is_tensor(img):
-                    return self._tensor(img, lines, slots)
-                return self._pixels(image.pixels(img), lines, slots)
+                    return self._tensor(img, gpus, slots)
+                return self._pixels(image.pixels(img), gpus, slots)
         except torch.cuda.OutOfMemoryError:
             raise LimitError("the GPU has too little free memory for this image: cut it") from None
 
-    def _pixels(self, pixels: image.Pixels, lines: Sequence[Line], slots: Slots) -> Task:
+    def _pixels(self, pixels: image.Pixels, gpus: Sequence[GpuStreams], slots: Slots) -> Task:
         a = pixels.array
         h, w = a.shape[:2]
         image.check_output(h, w, self._job.scale)
@@ -277,12 +284,12 @@ class Feed:
             image.check_values(given.numpy().reshape(a.shape))
 
         kind = getattr(torch, pixels.dtype.name)
-        return self._through(slots, lines, (1, h, w, channels), False, kind, fill, finish, check)
+        return self._through(slots, gpus, (1, h, w, channels), False, kind, fill, finish, check)
 
     def _through(
         self,
         slots: Slots,
-        lines: Sequence[Line],
+        gpus: Sequence[GpuStreams],
         shape: tuple[int, int, int, int],
         planar: bool,
         dtype: torch.dtype,
@@ -290,10 +297,10 @@ class Feed:
         finish: Callable[[Tensor], Any],
         check: Callable[[Tensor], None],
     ) -> Task:
-        """Queue pixels of the host through a slot of the first line, which is free again when the result is given."""
-        slot = slots.take(lines[0])
+        """Queue pixels of the host through a slot of the first gpu, which is free again when the result is given."""
+        slot = slots.take(gpus[0])
         try:
-            slot.send(shape, planar, dtype, self._job.scale, fill, self._network(lines))
+            slot.send(shape, planar, dtype, self._job.scale, fill, self._network(gpus))
         except BaseException:
             slots.give_back(slot)
             raise
@@ -301,15 +308,15 @@ class Feed:
         def result() -> Any:
             bad, made = slot.receive()
             try:
-                tensors.judge(bad, lambda: check(slot.given), self._job)
+                device_pixels.judge(bad, lambda: check(slot.given), self._job)
                 return finish(made)
             finally:
                 slots.give_back(slot)
 
         return Task(slot.wait, result)
 
-    def _tensor(self, img: Tensor, lines: Sequence[Line], slots: Slots) -> Task:
-        """A batch in parts, one for each line."""
+    def _tensor(self, img: Tensor, gpus: Sequence[GpuStreams], slots: Slots) -> Task:
+        """A batch in parts, one for each gpu."""
         image.check_tensor(img)
         batch = img.detach() if img.ndim == 4 else img.detach()[None]
         n, c, h, w = batch.shape
@@ -319,7 +326,7 @@ class Feed:
         def check(given: Tensor) -> None:
             image.check_values(img.detach().float().cpu().numpy(), channels_first=True)
 
-        groups = [[line] for line in lines] if n > 1 else [lines]
+        groups = [[gpu] for gpu in gpus] if n > 1 else [gpus]
         parts = zip(batch.tensor_split(len(groups)), out.tensor_split(len(groups)), groups, strict=True)
         tasks: list[Task] = []
 
@@ -344,7 +351,7 @@ class Feed:
         return Task(wait, result)
 
     def _host_part(
-        self, x: Tensor, to: Tensor, lines: Sequence[Line], slots: Slots, check: Callable[[Tensor], None]
+        self, x: Tensor, to: Tensor, gpus: Sequence[GpuStreams], slots: Slots, check: Callable[[Tensor], None]
     ) -> Task:
         n, c, h, w = x.shape
 
@@ -354,33 +361,33 @@ class Feed:
         def finish(made: Tensor) -> None:
             to.permute(0, 2, 3, 1).copy_(made)
 
-        return self._through(slots, lines, (n, h, w, c), True, torch.float32, fill, finish, check)
+        return self._through(slots, gpus, (n, h, w, c), True, torch.float32, fill, finish, check)
 
     def _device_part(
-        self, x: Tensor, to: Tensor, lines: Sequence[Line], slots: Slots, check: Callable[[Tensor], None]
+        self, x: Tensor, to: Tensor, gpus: Sequence[GpuStreams], slots: Slots, check: Callable[[Tensor], None]
     ) -> Task:
-        """In place where x lies on the line's device in fp32, else by way of copies between devices."""
-        line, run = lines[0], self._network(lines)
-        verdict = line.down.pinned(8)
+        """In place where x lies on the gpu's device in fp32, else by way of copies between devices."""
+        gpu, run = gpus[0], self._network(gpus)
+        verdict = gpu.down.pinned(8)
 
         def work() -> None:
-            given = x.to(line.device, torch.float32)
-            straight = to.device == line.device and to.dtype == torch.float32
-            made = to if straight else torch.empty(to.shape, device=line.device)
-            bad = torch.zeros(2, dtype=torch.int32, device=line.device)
-            line.enlarge(given.permute(0, 2, 3, 1), made.permute(0, 2, 3, 1), bad, run)
+            given = x.to(gpu.device, torch.float32)
+            straight = to.device == gpu.device and to.dtype == torch.float32
+            made = to if straight else torch.empty(to.shape, device=gpu.device)
+            bad = torch.zeros(2, dtype=torch.int32, device=gpu.device)
+            gpu.enlarge(given.permute(0, 2, 3, 1), made.permute(0, 2, 3, 1), bad, run)
             verdict.copy_(bad.view(torch.uint8), non_blocking=True)
             if not straight:
                 to.copy_(made)
 
-        mark = line.work.do(work, after=line.work.called())
-        line.work.hold(mark)
+        event = gpu.work.do(work, after=gpu.work.called())
+        gpu.work.hold(event)
 
         def result() -> None:
-            mark.synchronize()
-            tensors.judge(verdict.view(torch.int32).tolist(), lambda: check(x), self._job)
+            event.synchronize()
+            device_pixels.judge(verdict.view(torch.int32).tolist(), lambda: check(x), self._job)
 
-        return Task(mark.synchronize, result)
+        return Task(event.synchronize, result)
 
 
 class FeedQueue:
@@ -388,8 +395,8 @@ class FeedQueue:
 
     def __init__(self, feed: Feed) -> None:
         self._feed, self._slots = feed, Slots()
-        self._turns = itertools.cycle(feed.lines)
-        self.ahead = IN_FLIGHT * len(feed.lines)
+        self._turns = itertools.cycle(feed.gpus)
+        self.ahead = IN_FLIGHT * len(feed.gpus)
 
     def submit(self, img: Any) -> Task:
         return self._feed.submit(img, [next(self._turns)], self._slots)

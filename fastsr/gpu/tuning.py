@@ -34,6 +34,14 @@ MESSAGE = 2000
 """characters of a failed candidate's error that are kept: a compiler's message says most at its beginning"""
 
 
+def _nobody(text: str) -> None:
+    """Nobody wants to know what goes on."""
+
+
+watch: Callable[[str], None] = _nobody
+"""told which candidate is compiled and compared next: who has to kill this process may say so"""
+
+
 class Choices:
     """(stage, class of its image) -> candidate. Reads the file once, when first asked on a GPU."""
 
@@ -102,6 +110,7 @@ def trials(stage: Stage, inputs: Sequence[Tensor], defaults: bool = False) -> li
     if len(stage.ways) == 1 and (defaults or len(stage.candidates()) == 1):
         return []
     small = _crop(inputs)
+    watch(f"computing {stage.key} in fp64")
     truth = stage.plain(small, torch.float64)
     precision, dtype = stage.precision, stage.dtype
     size = max(1.0, float(truth.abs().max()))
@@ -122,6 +131,10 @@ def trials(stage: Stage, inputs: Sequence[Tensor], defaults: bool = False) -> li
             row: dict[str, Any] = {"stage": stage.key, **asdict(candidate), "limit": limit, "seconds": None}
             trial = Trial(stage, shape, candidate, row)
             found.append(trial)
+            if candidate.way == "torch":  # what the others are compared with
+                trial.launch = lambda candidate=candidate: stage.run(inputs, candidate)
+                continue
+            watch(f"comparing {stage.key} by {candidate}")
             try:
                 row["error"] = float((stage.run(small, candidate).double() - truth).abs().max())
                 if not row["error"] <= limit:  # nor NaN

@@ -5,13 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from torch import Tensor
 
-BORDERS = {"replicate": "edge", "symmetric": "symmetric"}
-"""names of the borders that numpy makes -> its own names"""
+BORDERS = ("zero", "replicate", "symmetric")
 BEFORE = ("none", "relu", "leaky_relu")
 """activations of what is read"""
 ACTIVATIONS = (*BEFORE, "silu", "sigmoid", "tanh")
@@ -29,10 +26,16 @@ def pad(
     if border == "zero":
         return torch.nn.functional.pad(x, (r, r, r, r))
     if border not in BORDERS:
-        raise ValueError(f"border {border!r} is not one of zero, {', '.join(BORDERS)}")
-    mode = BORDERS[border]
-    rows, columns = (torch.from_numpy(np.pad(np.arange(n), r, mode=mode)).to(x.device) for n in x.shape[-2:])  # type: ignore[call-overload]
-    return x[..., rows, :][..., columns]
+        raise ValueError(f"border {border!r} is not one of {', '.join(BORDERS)}")
+    index = []
+    for n in x.shape[-2:]:  # made on the device: a CUDA graph captures no copies of the host's memory
+        i = torch.arange(-r, n + r, device=x.device)
+        if border == "replicate":
+            index.append(i.clamp(0, n - 1))
+        else:
+            i = i % (2 * n)
+            index.append(torch.minimum(i, 2 * n - 1 - i))
+    return x[..., index[0], :][..., index[1]]
 
 
 def act(
@@ -51,7 +54,7 @@ def act(
         return torch.nn.functional.leaky_relu(x, slope)
     if activation == "silu":
         return torch.nn.functional.silu(x)
-    return x if activation == "none" else getattr(x, activation)()  # type: ignore[no-any-return]
+    return x if activation == "none" else getattr(x, activation)()
 
 
 def reference(

@@ -3,25 +3,36 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
 def matrix(n: int, scale: int) -> np.ndarray:
     """The [n * scale, n] float64 matrix that upscales one axis: cubic kernel with a = -0.5, symmetric border."""
     m = np.zeros((n * scale, n))
-    for o in range(n * scale):
-        u = (o + 0.5) / scale - 0.5
-        taps = np.arange(int(np.floor(u)) - 1, int(np.floor(u)) + 3)
-        x = np.abs(u - taps)
-        w = np.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x <= 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0.0))
-        i = taps % (2 * n)
-        np.add.at(m[o], np.where(i < n, i, 2 * n - 1 - i), w / w.sum())
+    u = (np.arange(n * scale) + 0.5) / scale - 0.5
+    taps = np.floor(u).astype(int)[:, None] + np.arange(-1, 3)
+    x = np.abs(u[:, None] - taps)
+    w = np.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x <= 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0.0))
+    i = taps % (2 * n)
+    at = np.where(i < n, i, 2 * n - 1 - i)
+    np.add.at(m, (np.arange(n * scale)[:, None], at), w / w.sum(1, keepdims=True))
     return m
+
+
+@functools.lru_cache(16)
+def _axis(n: int, scale: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """`matrix` on a device. Kept: made anew for each image it costs more than a network, and no CUDA graph holds it."""
+    import torch
+
+    with torch.inference_mode(False):  # autograd may want it later
+        return torch.from_numpy(matrix(n, scale)).to(device, dtype)
 
 
 def reference(
@@ -34,8 +45,5 @@ def reference(
     >>> reference(torch.rand(1, 1, 4, 4), scale=3).shape
     torch.Size([1, 1, 12, 12])
     """
-    import torch
-
-    rows = torch.from_numpy(matrix(x.shape[-2], scale)).to(x)
-    columns = torch.from_numpy(matrix(x.shape[-1], scale)).to(x)
+    rows, columns = (_axis(n, scale, x.device, x.dtype) for n in x.shape[-2:])
     return rows @ x @ columns.T

@@ -131,9 +131,7 @@ struct Cista {
 
   __device__ __forceinline__ void finish(const float (&sum)[Share<kN>::kRows][Share<kN>::kColumns][4], const Origin& at,
                                          int first_channel) const {
-    for_each_run<kN>(sum, tiles, at, [&](long long pixel, int channel, auto& values) {
-      args.output.template store<T>(pixel, first_channel + channel, values);
-    });
+    for_each_run<kN>(sum, tiles, at, CistaFinish<T>{args.output, first_channel});
   }
 };
 

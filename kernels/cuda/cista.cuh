@@ -33,4 +33,17 @@ struct CistaOutput {
   }
 };
 
+// `store` as for_each_run calls it. A functor: NVRTC before 13.1 takes a lambda with an `auto` parameter for a function of
+// the host.
+template <class T>
+struct CistaFinish {
+  const CistaOutput& output;
+  int first_channel;
+
+  template <int kRun>
+  __device__ __forceinline__ void operator()(long long pixel, int channel, float (&values)[kRun]) const {
+    output.template store<T>(pixel, first_channel + channel, values);
+  }
+};
+
 }  // namespace fastsr

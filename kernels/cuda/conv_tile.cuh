@@ -168,6 +168,17 @@ __device__ __forceinline__ void for_each_run(const float (&sum)[Share<kN>::kRows
   }
 }
 
+// values[j] += from[j], which lies at a multiple of 16 bytes.
+template <int kRun>
+__device__ __forceinline__ void add_floats(float (&values)[kRun], const float* from) {
+#pragma unroll
+  for (int j = 0; j < kRun; j += 4) {
+    const Words<4> added = load_words<4>(from + j);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) values[j + i] += bits_to_float(added.word[i]);
+  }
+}
+
 template <class T, int kRun>
 __device__ __forceinline__ Words<kRun / 2> pack_run(const float (&values)[kRun]) {
   Words<kRun / 2> packed;

@@ -28,6 +28,35 @@ struct PConvArgs {
   float slope;  // act(v) = v above 0, slope v below
 };
 
+// act(v) = v above 0, slope v below, of a pair of halves.
+template <class T>
+struct Activated {
+  float slope;
+  __device__ __forceinline__ u32 operator()(u32 pair) const {
+    const float low = T::low(pair), high = T::high(pair);
+    return T::pack(low > 0.0f ? low : low * slope, high > 0.0f ? high : high * slope);
+  }
+};
+
+// What for_each_run calls: adds b3 and x, and writes. A functor: NVRTC before 13.1 takes a lambda with an `auto` parameter
+// for a function of the host.
+template <class T, int kC>
+struct PConvFinish {
+  const PConvArgs& args;
+
+  template <int kRun>
+  __device__ __forceinline__ void operator()(long long pixel, int channel, float (&values)[kRun]) const {
+    const Words<kRun / 2> x = load_words<kRun / 2>(args.x + pixel * kC + channel);
+    add_floats(values, args.b3 + channel);
+#pragma unroll
+    for (int j = 0; j < kRun / 2; ++j) {
+      values[2 * j] += T::low(x.word[j]);
+      values[2 * j + 1] += T::high(x.word[j]);
+    }
+    store_words(args.out + pixel * kC + channel, pack_run<T>(values));
+  }
+};
+
 template <class T, int kC, int kM, int kStages>
 struct PConv {
   static_assert(kM % 16 == 0 && kM <= 64, "the sums of 3 x 16 halo pixels by M channels are a warp's registers");
@@ -89,14 +118,6 @@ struct PConv {
 
   __device__ __forceinline__ float act(float v) const { return v > 0.0f ? v : v * args.slope; }
 
-  struct Activated {
-    float slope;
-    __device__ __forceinline__ u32 operator()(u32 pair) const {
-      const float low = T::low(pair), high = T::high(pair);
-      return T::pack(low > 0.0f ? low : low * slope, high > 0.0f ? high : high * slope);
-    }
-  };
-
   // t of the halo: warp w takes rows w, w + 8, w + 16 of 16 pixels.
   __device__ __forceinline__ void make_inner(const Origin& at) {
     const int lane = lane_id(), warp = warp_id();
@@ -110,7 +131,7 @@ struct PConv {
 #pragma unroll 1
     for (int chunk = 0; chunk < kChunks; ++chunk) {
       const unsigned char* ready = next_slot();
-      multiply<T, kChunk, kRows, kM / 8>(sum, ready, row, ready + kChunkBytes, 0, Activated{args.slope});
+      multiply<T, kChunk, kRows, kM / 8>(sum, ready, row, ready + kChunkBytes, 0, Activated<T>{args.slope});
     }
 #pragma unroll
     for (int m = 0; m < kRows; ++m) {
@@ -125,8 +146,10 @@ struct PConv {
           const int channel = n * 8 + lane % 4 * kRun;
           float values[kRun];
 #pragma unroll
-          for (int j = 0; j < kRun; ++j)
-            values[j] = inside ? act(sum[m][n + j / 2][half * 2 + j % 2] + args.b1[channel + j]) : 0.0f;
+          for (int j = 0; j < kRun; ++j) values[j] = sum[m][n + j / 2][half * 2 + j % 2];
+          add_floats(values, args.b1 + channel);
+#pragma unroll
+          for (int j = 0; j < kRun; ++j) values[j] = inside ? act(values[j]) : 0.0f;
           store_words(inner + place<kM / 8>(p, channel / 8) + channel % 8 * 2, pack_run<T>(values));
         }
       }
@@ -140,16 +163,7 @@ struct PConv {
       const unsigned char* ready = next_slot();
       multiply_tap<T, kM, kC>(sum, inner, tap, ready);
     }
-    for_each_run<kC>(sum, tiles, at, [&](long long pixel, int channel, auto& values) {
-      constexpr int kWords = Share<kC>::kGroup;
-      const Words<kWords> x = load_words<kWords>(args.x + pixel * kC + channel);
-#pragma unroll
-      for (int j = 0; j < kWords; ++j) {
-        values[2 * j] += args.b3[channel + 2 * j] + T::low(x.word[j]);
-        values[2 * j + 1] += args.b3[channel + 2 * j + 1] + T::high(x.word[j]);
-      }
-      store_words(args.out + pixel * kC + channel, pack_run<T>(values));
-    });
+    for_each_run<kC>(sum, tiles, at, PConvFinish<T, kC>{args});
   }
 
   __device__ __forceinline__ void run() {

@@ -78,6 +78,20 @@ def test_nvrtc_compiles_every_instance(arch: str) -> None:
     run_side_by_side(check, [*compile.shipped(arch), *others(arch)])
 
 
+def test_the_version_is_the_one_that_was_asked_for() -> None:
+    """.ci/run preloads the oldest NVRTC that the extra `gpu` allows, and says which."""
+    wanted = os.environ.get("FASTSR_NVRTC")
+    if not wanted:
+        pytest.skip("FASTSR_NVRTC is not set")
+    assert compile.nvrtc_version() == f"nvrtc {wanted}"
+
+
+def test_no_kernel_has_a_generic_lambda() -> None:
+    """NVRTC 13.0, which GPU machines have, takes its call operator for a function of the host, and compiles none."""
+    for path in sorted(compile.HERE.glob("*.cu*")):
+        assert not re.search(r"\[[^\[\]]*\]\s*\([^()]*\bauto\b", path.read_text()), path.name
+
+
 @pytest.mark.parametrize("arch", TARGETS)
 def test_nvcc_compiles_every_kernel(arch: str, tmp_path: Path) -> None:
     if not shutil.which("nvcc"):

@@ -21,6 +21,7 @@ from fastsr.executors import devices  # noqa: E402
 from fastsr.families.annet import ANNet  # noqa: E402
 from fastsr.families.btsrn import BTSRN  # noqa: E402
 from fastsr.families.crnet import CRNetA, CRNetB  # noqa: E402
+from fastsr.families.span import Wide  # noqa: E402
 from fastsr.families.srcnn import SRCNN  # noqa: E402
 from fastsr.gpu import tuning  # noqa: E402
 from fastsr.gpu.gpu import PreparedGpu  # noqa: E402
@@ -35,7 +36,15 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "btsrn": lambda: BTSRN(4, width=16, bottleneck=8, low=1, high=1, slope=0.2),
     "crnet_a": lambda: CRNetA(2, n0=16, m0=32, steps=2),
     "crnet_b": lambda: CRNetB(4, n0=16, m0=32, steps=2),
+    "span": lambda: span(3, width=16, blocks=2),
 }
+
+
+def span(scale: int, **sizes: int) -> Any:
+    """As its training begins: of weights that torch draws by default the output would be 20, and 30 dB from itself in bf16."""
+    model = Wide(scale, **sizes)
+    model.reset(torch.rand(8, 3, 16, 16))
+    return model.fold()
 
 
 def lowered(family: str) -> tuple[Any, dict[str, np.ndarray]]:

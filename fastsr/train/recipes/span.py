@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastsr import modelfile
 from fastsr.errors import InputError, ModelError
 from fastsr.families.span import Wide
 from fastsr.train import data as images
@@ -62,7 +63,7 @@ def main(
 ) -> Path | None:
     """Train SPAN for one scale; see the module's text. Returns the file written, or None when stopped before the end.
 
-    The file holds the folded network's tensors, and in its metadata, as JSON, what they were made of and how.
+    The file is a model file of the folded network; its PSNR is not measured yet (`fastsr convert --measure`, bench/report.py).
 
     `within`: minutes for all of this call, preparation included: the learning rate comes down with the clock. `start`: a
     checkpoint of another scale, whose tensors are taken over; it is read `start_at` minutes after the call, and done
@@ -138,13 +139,15 @@ def main(
         state,
         started_as=f"{taken} tensors of {Path(start).name}" if taken and start else "bilinear",
     )
-    write(target, trained, {"name": name, "arch": "span", "config": model.config, "recipe": recipe})
+    plan, arrays = trained.fold().cpu().lower()
+    about = {"name": name, "arch": "span", "licence": "Apache-2.0"}
+    modelfile.write(target, plan, arrays, config=model.config, recipe=recipe, psnr={}, **about)
     progress(f"wrote {target}")
     return target
 
 
 def write(target: Path, model: Wide, about: Mapping[str, object]) -> None:
-    """The folded network's tensors with `about` as JSON; beside its place first, then renamed."""
+    """The folded network's tensors with `about` as JSON, for `fastsr convert`; beside its place first, then renamed."""
     from safetensors.torch import save_file
 
     tensors = {k: v.float().cpu().contiguous() for k, v in model.fold().state_dict().items()}

@@ -29,7 +29,7 @@ class OnDevice(Protocol):
     def run_tensor(self, x: Tensor) -> Tensor: ...
 
 
-class Place(Protocol):
+class OnStream(Protocol):
     """A GPU and the stream on which its network runs."""
 
     @property
@@ -70,7 +70,7 @@ def judge(bad: Sequence[int], check: Callable[[], None], job: Job) -> None:
 
 def ensemble(
     x: Tensor,  # [N, C, h, w] on the device of the first place
-    places: Sequence[Place],
+    places: Sequence[OnStream],
 ) -> Tensor:  # [N, C, h * scale, w * scale] fp32, there
     """The mean over the 8 flips and turns, divided among the places; summed in float64."""
     inputs, sums, places = [], [], places[:TURNS]

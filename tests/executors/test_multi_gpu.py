@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several GPUs: who takes which image, part of a batch or turn of a self-ensemble; which devices there are."""
+"""MultiGpu GPUs: who takes which image, part of a batch or turn of a self-ensemble; which devices there are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 from fastsr import DeviceError, Upscaler, executors, load, modelfile  # noqa: E402
 from fastsr.engine import Job  # noqa: E402
 from fastsr.executors import devices  # noqa: E402
-from fastsr.gpu.several import Several  # noqa: E402
+from fastsr.gpu.multi_gpu import MultiGpu  # noqa: E402
 from fastsr.testing import rng  # noqa: E402
 
 
@@ -54,7 +54,7 @@ def made(small_model: Callable[..., Path], device: Any) -> Callable[..., tuple[U
         members: Any = [Member("abc"[i], said) for i in range(count)]
         options = {"threads": 1, "precision": "fp32", "self_ensemble": self_ensemble}
         job = Job(model.name, "y", 2, self_ensemble, 1)
-        engine = Several(members).engine(job)
+        engine = MultiGpu(members).engine(job)
         return Upscaler(model, "triton", engine, options, partial(make, count, self_ensemble)), said  # type: ignore[arg-type]
 
     return make

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fastsr.gpu.gpu import PreparedGpu
 
 
-class Several:
+class MultiGpu:
     """A prepared plan whose network alone runs on the first GPU, and whose engine has them all."""
 
     def __init__(self, members: Sequence[PreparedGpu]) -> None:
