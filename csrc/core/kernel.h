@@ -10,7 +10,7 @@ enum class Border : int { kZero = 0, kReplicate = 1, kSymmetric = 2 };
 // Those from kSilu on take an exponential. kGate is conv2d's own: (t + residual) (sigmoid(t) - 1/2).
 enum class Activation : int { kNone, kRelu, kLeakyRelu, kSilu, kSigmoid, kTanh, kGate };
 // How a convolution is computed where there is a choice; kFastest: by the kernel's estimate.
-enum class Algorithm : int { kFastest, kDirect, kColumns, kTiles };
+enum class Algorithm : int { kFastest, kDirect, kColumns, kTiles, kTiles6 };
 
 struct TensorRef {
   const float* data;  // C-contiguous; null where only the shape is known

@@ -2,9 +2,9 @@
 // conv2d    out = act(w * x + b) [+ residual]                                                    paper 000, Eq. 6-7
 // shapes    x [Ci, H, W], in one part or several  w [Co, Ci, k, k]  b [Co]  residual, out [Co, H, W]   f32, planar
 // work      many outputs: kGroup output channels x up to kWide vectors of a row in registers, by products, by Winograd
-//           down the columns (conv2d_columns.h) or in tiles (conv2d_tiles.h), whichever `work` estimates lowest; one to
-//           three outputs: kRows rows x 2 vectors, so that a loaded vector feeds k rows of taps
-// cost      2 Ci Co k^2 flops per pixel, with Winograd 0.4 or 0.25 of them; the order of a pixel's sum depends on its
+//           down the columns (conv2d_columns.h) or in tiles of 4 x 4 or 6 x 6 (conv2d_tiles.h), whichever `work` says;
+//           one to three outputs: kRows rows x 2 vectors, so that a loaded vector feeds k rows of taps
+// cost      2 Ci Co k^2 flops per pixel, with Winograd 0.4, 0.25 or 0.2 of them; the order of a pixel's sum depends on its
 //           absolute position only; measured in docs/performance.md
 #include "core/kernel.h"
 #include "cpu/conv2d_bf16.h"
@@ -27,24 +27,36 @@ constexpr int64_t kFaster = 5, kFasterTaps = 13;
 constexpr int64_t kFaster = 2, kFasterTaps = 2;
 #endif
 
-enum class Variant { kFew, kDirect, kPoints, kTaps, kColumns, kTiles };
+enum class Variant { kFew, kDirect, kPoints, kTaps, kColumns, kTiles, kTiles6 };
 
 // An exponential takes about as long as so many multiply-adds.
 constexpr int64_t kCurve = 24;
 
+template <int S>
+int64_t tiles_work(const Spec& spec, int64_t h, int64_t w) {
+  // Transforms: a tile and channel, measured on Zen 4, where a multiply-add takes twice as long as on CPUs with two units
+  // of 512 bits (in bfloat16: there). Weights come from L3 at about 4 multiply-adds a byte, half of it while products are
+  // made. A row of a channel: rows that follow each other, as those of the whole width do, come and go faster.
+  const int64_t in = spec.bf16 ? 240 : S == 4 ? 550 : 740, out = spec.bf16 ? 170 : S == 4 ? 390 : 800;
+  const int64_t row = spec.bf16 ? 0 : 2000;
+  const int64_t ci = spec.channels_in, co = round_up(spec.channels_out, kGroup);
+  const Bands<S> bands(spec, (h + S - 1) / S, (w + S - 1) / S);
+  const int64_t tiles = bands.rows * bands.columns, in_band = bands.band_rows * bands.band_columns;
+  const int64_t time = products_time(in_band) * tiles / max(1, in_band),
+                count = (tiles + in_band - 1) / max(1, in_band);
+  // Transforms work on vectors of tiles of one row.
+  const int64_t lanes =
+      spec.bf16 ? tiles
+                : bands.rows * bands.columns * round_up(bands.band_columns, kLanes) / max(1, bands.band_columns);
+  const int64_t products = Tiles<S>::kPoints * ci * co * time / (spec.bf16 ? kFaster : 1);
+  return products + (in * ci + out * co) * lanes + row * (ci + co) * h + Tiles<S>::kPoints * 4 * ci * co * count;
+}
+
 // Multiply-adds, or what takes as long, of a rectangle done in one way, but for an exponential's.
 int64_t work_of(const Spec& spec, Variant variant, int64_t h, int64_t w) {
   const int64_t ci = spec.channels_in, co = round_up(spec.channels_out, kGroup);
-  if (variant == Variant::kTiles) {
-    // Transforms: about 240 and 170 a tile and channel, measured. Weights come from L3 at about 4 multiply-adds a byte,
-    // half of it while products are made.
-    const Bands bands(spec, (h + Tiles::kSide - 1) / Tiles::kSide, (w + Tiles::kSide - 1) / Tiles::kSide);
-    const int64_t tiles = bands.rows * bands.columns, in_band = bands.band_rows * bands.band_columns;
-    const int64_t time = products_time(in_band) * tiles / max(1, in_band),
-                  count = (tiles + in_band - 1) / max(1, in_band);
-    const int64_t products = Tiles::kPoints * ci * co * time / (spec.bf16 ? kFaster : 1);
-    return products + (240 * ci + 170 * co) * tiles + (spec.bf16 ? 1 : 2) * Tiles::kPoints * 4 * ci * co * count;
-  }
+  if (variant == Variant::kTiles) return tiles_work<4>(spec, h, w);
+  if (variant == Variant::kTiles6) return tiles_work<6>(spec, h, w);
   if (variant == Variant::kColumns) {  // products, the output transform, 64 operations a block for the input's
     const Columns z(spec);
     const int64_t blocks = (h + (spec.blocks.y ? 2 : 0) + z.rows - 1) / z.rows;
@@ -76,6 +88,8 @@ Variant variant_of(const Spec& placed) {
   if (by_columns(spec)) consider(Variant::kColumns, Algorithm::kColumns);
   if (conv2d_of(spec).kernel == 3 && conv2d_of(spec).border == Border::kZero)
     consider(Variant::kTiles, Algorithm::kTiles);
+  if (conv2d_of(spec).kernel == 3 && conv2d_of(spec).border == Border::kZero && !spec.bf16)
+    consider(Variant::kTiles6, Algorithm::kTiles6);
   return best;
 }
 
@@ -100,6 +114,8 @@ const char* algorithm(const Spec& spec) {
   switch (variant_of(spec)) {
     case Variant::kTiles:
       return spec.bf16 ? "winograd4x4 bf16" : "winograd4x4";
+    case Variant::kTiles6:
+      return "winograd6x6";
     case Variant::kTaps:
       return "direct bf16";
     case Variant::kPoints:
@@ -114,14 +130,16 @@ const char* algorithm(const Spec& spec) {
 // Whether the kernel applies the activation of its input as it reads it; else a copy is made.
 bool activates(const Spec& spec) {
   const Variant variant = variant_of(spec);
-  return variant == Variant::kTiles || variant == Variant::kPoints || variant == Variant::kTaps;
+  return variant == Variant::kTiles || variant == Variant::kTiles6 || variant == Variant::kPoints ||
+         variant == Variant::kTaps;
 }
 
 size_t packed_bytes(const Spec& spec) {
   const int64_t co = round_up(spec.channels_out, kGroup);
   int64_t weights = co * spec.channels_in * conv2d_of(spec).kernel * conv2d_of(spec).kernel;
   if (variant_of(spec) == Variant::kColumns) weights = Columns::kTransform + co * Columns(spec).group_floats;
-  if (variant_of(spec) == Variant::kTiles) weights = tiles_packed_floats(spec, kGroup);
+  if (variant_of(spec) == Variant::kTiles) weights = tiles_packed_floats<4>(spec, kGroup);
+  if (variant_of(spec) == Variant::kTiles6) weights = tiles_packed_floats<6>(spec, kGroup);
   if (variant_of(spec) == Variant::kPoints && spec.bf16) weights = matrix_floats(co, spec.channels_in);
   if (variant_of(spec) == Variant::kTaps)
     weights = matrix_floats(co, conv2d_of(spec).kernel * conv2d_of(spec).kernel * round_up(spec.channels_in, kInputs));
@@ -146,7 +164,10 @@ void pack(const Spec& spec, void* packed) {
   float* to = base + head->weights;
   switch (variant_of(spec)) {
     case Variant::kTiles:
-      pack_tiles(spec, kGroup, to);
+      pack_tiles<4>(spec, kGroup, to);
+      break;
+    case Variant::kTiles6:
+      pack_tiles<6>(spec, kGroup, to);
       break;
     case Variant::kColumns:
       __builtin_memset(to, 0, packed_bytes(spec) - static_cast<size_t>(head->weights) * sizeof(float));
@@ -174,7 +195,8 @@ void pack(const Spec& spec, void* packed) {
 Blocks blocks(const Spec& spec) {
   Blocks b;
   if (variant_of(spec) == Variant::kColumns) b.rows = Columns(spec).rows;
-  if (variant_of(spec) == Variant::kTiles) b.rows = b.columns = Tiles::kSide;
+  if (variant_of(spec) == Variant::kTiles) b.rows = b.columns = 4;
+  if (variant_of(spec) == Variant::kTiles6) b.rows = b.columns = 6;
   return b;
 }
 
@@ -193,7 +215,8 @@ size_t scratch_bytes(const Spec& spec, const Rect& in, const Rect& out) {
     floats += spec.bf16 ? points_bf16_floats(spec, out) : spec.channels_in * round_up(width(out), kPanel);
   if (variant_of(spec) == Variant::kTaps) floats += taps_bf16_floats(spec, out);
   if (variant_of(spec) == Variant::kColumns) floats += ColumnsRoom(spec, out, kGroup, kWide).total;
-  if (variant_of(spec) == Variant::kTiles) floats += tiles_scratch_floats(spec, out);
+  if (variant_of(spec) == Variant::kTiles) floats += tiles_scratch_floats<4>(spec, out);
+  if (variant_of(spec) == Variant::kTiles6) floats += tiles_scratch_floats<6>(spec, out);
   return static_cast<size_t>(floats) * sizeof(float);
 }
 
@@ -206,7 +229,10 @@ template <typename Act>
 void run_variant(const Args& a, Act act) {
   switch (variant_of(*a.spec)) {
     case Variant::kTiles:
-      tiles(a, act);
+      tiles<4>(a, act);
+      break;
+    case Variant::kTiles6:
+      tiles<6>(a, act);
       break;
     case Variant::kColumns:
       Columns(*a.spec).rows == 4 ? columns<4>(a) : columns<6>(a);

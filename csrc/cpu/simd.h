@@ -79,6 +79,7 @@ FASTSR_INLINE vf times_power(vf v, vf n) { return _mm512_scalef_ps(v, n); }
 FASTSR_INLINE vf abs(vf a) { return _mm512_abs_ps(a); }
 // The first n lanes, 0 <= n; n >= kLanes means all.
 FASTSR_INLINE mask first(int64_t n) { return n >= 16 ? 0xffff : static_cast<mask>((1u << n) - 1); }
+FASTSR_INLINE mask without(mask a, mask b) { return static_cast<mask>(a & ~b); }
 FASTSR_INLINE void store_masked(float* p, vf v, mask m) { _mm512_mask_storeu_ps(p, m, v); }
 FASTSR_INLINE vf load_masked(const float* p, mask m) { return _mm512_maskz_loadu_ps(m, p); }
 FASTSR_INLINE mask greater(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
@@ -114,17 +115,23 @@ FASTSR_INLINE void interleave2(const vf* v, float* p) {
   store(p, _mm512_permutex2var_ps(v[0], low, v[1]));
   store(p + 16, _mm512_permutex2var_ps(v[0], high, v[1]));
 }
-// p[3 i + k] = v[k][i]: of each third first what v[0] and v[1] give, then v[2] in between
-FASTSR_INLINE void interleave3(const vf* v, float* p) {
+// Three vectors of which value 3 i + k is v[k][i]: of each first what v[0] and v[1] give, then v[2] in between
+FASTSR_INLINE void weave3(const vf* v, vf* to) {
   const __m512i two0 = _mm512_setr_epi32(0, 16, 0, 1, 17, 0, 2, 18, 0, 3, 19, 0, 4, 20, 0, 5);
   const __m512i two1 = _mm512_setr_epi32(21, 0, 6, 22, 0, 7, 23, 0, 8, 24, 0, 9, 25, 0, 10, 26);
   const __m512i two2 = _mm512_setr_epi32(0, 11, 27, 0, 12, 28, 0, 13, 29, 0, 14, 30, 0, 15, 31, 0);
   const __m512i all0 = _mm512_setr_epi32(0, 1, 16, 3, 4, 17, 6, 7, 18, 9, 10, 19, 12, 13, 20, 15);
   const __m512i all1 = _mm512_setr_epi32(0, 21, 2, 3, 22, 5, 6, 23, 8, 9, 24, 11, 12, 25, 14, 15);
   const __m512i all2 = _mm512_setr_epi32(26, 1, 2, 27, 4, 5, 28, 7, 8, 29, 10, 11, 30, 13, 14, 31);
-  store(p, _mm512_permutex2var_ps(_mm512_permutex2var_ps(v[0], two0, v[1]), all0, v[2]));
-  store(p + 16, _mm512_permutex2var_ps(_mm512_permutex2var_ps(v[0], two1, v[1]), all1, v[2]));
-  store(p + 32, _mm512_permutex2var_ps(_mm512_permutex2var_ps(v[0], two2, v[1]), all2, v[2]));
+  to[0] = _mm512_permutex2var_ps(_mm512_permutex2var_ps(v[0], two0, v[1]), all0, v[2]);
+  to[1] = _mm512_permutex2var_ps(_mm512_permutex2var_ps(v[0], two1, v[1]), all1, v[2]);
+  to[2] = _mm512_permutex2var_ps(_mm512_permutex2var_ps(v[0], two2, v[1]), all2, v[2]);
+}
+// p[3 i + k] = v[k][i]
+FASTSR_INLINE void interleave3(const vf* v, float* p) {
+  vf woven[3];
+  weave3(v, woven);
+  for (int k = 0; k < 3; ++k) store(p + 16 * k, woven[k]);
 }
 
 #elif defined(FASTSR_ISA_AVX2)
@@ -156,6 +163,7 @@ FASTSR_INLINE mask first(int64_t n) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n > 8 ? 8 : static_cast<int>(n)), lane);
 }
+FASTSR_INLINE mask without(mask a, mask b) { return _mm256_andnot_si256(b, a); }
 FASTSR_INLINE void store_masked(float* p, vf v, mask m) { _mm256_maskstore_ps(p, m, v); }
 FASTSR_INLINE vf load_masked(const float* p, mask m) { return _mm256_maskload_ps(p, m); }
 FASTSR_INLINE mask greater(vf a, vf b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
@@ -212,6 +220,7 @@ FASTSR_INLINE mask first(int64_t n) {
   const int32_t k = n > 4 ? 4 : static_cast<int32_t>(n);
   return mask{0, 1, 2, 3} < mask{k, k, k, k};
 }
+FASTSR_INLINE mask without(mask a, mask b) { return a & ~b; }
 FASTSR_INLINE void store_masked(float* p, vf v, mask m) {
   for (int i = 0; i < kLanes; ++i)
     if (m[i]) p[i] = v[i];
