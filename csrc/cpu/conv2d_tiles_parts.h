@@ -2,8 +2,6 @@
 // What the fp32 and bf16 forms of conv2d_tiles.h share: bands of tiles, their places in scratch, packing, transforms.
 #pragma once
 
-#include <unistd.h>
-
 #include "core/kernel.h"
 #include "cpu/conv2d_bf16.h"
 #include "cpu/conv2d_parts.h"
@@ -11,6 +9,11 @@
 #include "cpu/simd.h"
 
 namespace fastsr {
+
+namespace platform {
+int64_t l2_bytes();  // core/platform.h, which includes what a kernel may not
+}
+
 namespace {
 
 // Bytes of this CPU's L2; where they are not known, or fewer, 1 MB.
@@ -18,7 +21,7 @@ FASTSR_INLINE int64_t l2_bytes() {
   static int64_t kept = 0;  // asking takes microseconds on a virtual machine
   int64_t bytes = __atomic_load_n(&kept, __ATOMIC_RELAXED);
   if (!bytes) {
-    bytes = max(static_cast<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE)), 1 << 20);
+    bytes = max(platform::l2_bytes(), 1 << 20);
     __atomic_store_n(&kept, bytes, __ATOMIC_RELAXED);
   }
   return bytes;

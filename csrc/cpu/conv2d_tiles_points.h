@@ -156,7 +156,10 @@ FASTSR_INLINE void tiles_to_lanes(const vf (&v)[6], float* p) {
     interleave2(both, p + 2 * k * kLanes);
   }
 #else
-  interleave_lanes<6>(v, p);
+  float line[6][kLanes];
+  for (int k = 0; k < 6; ++k) store(line[k], v[k]);
+  for (int i = 0; i < kLanes; ++i)
+    for (int k = 0; k < 6; ++k) p[6 * i + k] = line[k][i];
 #endif
 }
 
