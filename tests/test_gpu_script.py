@@ -76,8 +76,8 @@ def job(bench: ModuleType, how: str) -> Any:
 def test_each_way_to_fail_is_a_row_and_the_others_are_measured(
     bench: ModuleType, begin: Callable[[Any], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "PREPARE", 4.0)
-    monkeypatch.setattr(bench, "STALLED", 2.0)
+    monkeypatch.setattr(bench, "PREPARE", 12.0)
+    monkeypatch.setattr(bench, "STALLED", 6.0)
     monkeypatch.setattr(bench, "FIRST", 1.0)
     ways = ["hangs", "creeps", "vanishes", "faults", "raises", "first hangs", "first faults", "again faults", "works"]
     file = tmp_path / "results/gpu.json"
@@ -87,8 +87,8 @@ def test_each_way_to_fail_is_a_row_and_the_others_are_measured(
     rows = {row["engine"]: row for row in json.loads(file.read_text())["rows"]}
     assert json.loads((tmp_path / "out/gpu.json").read_text())["rows"] == list(rows.values())
     assert set(rows) == set(ways)
-    assert "preparing: stalled for 2 s, killed counting sheep" in rows["hangs"]["failed"]
-    assert "preparing: not ready after 4 s, killed step " in rows["creeps"]["failed"]
+    assert "preparing: stalled for 6 s, killed counting sheep" in rows["hangs"]["failed"]
+    assert "preparing: not ready after 12 s, killed step " in rows["creeps"]["failed"]
     assert "ended with status 0" in rows["vanishes"]["failed"]
     assert "ended by signal SIGABRT" in rows["faults"]["failed"]
     assert rows["raises"]["failed"].endswith("KernelError: out of registers")

@@ -55,9 +55,9 @@ double work_of_band(const Program& program, const Segment& segment, const Needs&
   return work;
 }
 
-// By how much longer a band takes because what it should find in L2 does not fit.
-double misses(const Program& program, const Segment& segment, const Needs& need) {
-  const double budget = static_cast<double>(l2_bytes()) * 5 / 8;
+// By how much longer a band takes because what it should find in an L2 of this size does not fit.
+double misses(const Program& program, const Segment& segment, const Needs& need, int64_t l2) {
+  const double budget = static_cast<double>(l2) * 5 / 8;
   const double share = static_cast<double>(cached_bytes(program, segment, need)) / budget;
   return share > 1 ? 1 + 2 * (share - 1) : 1;
 }
@@ -98,7 +98,7 @@ TaskSize choose_task(const Program& program, const Segment& segment, int64_t are
       const Needs need = inner_needs(program, segment, band, width);
       const double first = work_of_band(program, segment, need, band, true),
                    next = work_of_band(program, segment, need, band, false);
-      const double slower = misses(program, segment, need);
+      const double slower = misses(program, segment, need, l2_bytes());
       std::vector<int64_t> heights;
       for (int64_t parts : {1, 2, 3, 4, 6, 8, 12, 16, 24, 32}) heights.push_back(up(ceil_div(area_h, parts), band));
       for (int64_t height : sorted(heights)) {
@@ -126,6 +126,8 @@ TaskSize choose_task(const Program& program, const Segment& segment, int64_t are
 
 double work_per_pixel(const Program& program, const Segment& segment) {
   constexpr int64_t kBands = 8;  // of a task, about
+  // The same cut on every machine: where Winograd's blocks begin depends on it, and with that the last bits.
+  constexpr int64_t kUsualL2 = int64_t{1} << 20;
   const int64_t g = segment.granule;
   double best = std::numeric_limits<double>::infinity();
   for (int64_t width : {32, 64, 128, 256})
@@ -134,7 +136,7 @@ double work_per_pixel(const Program& program, const Segment& segment) {
       const double work = work_of_band(program, segment, need, up(rows, g), true) +
                           work_of_band(program, segment, need, up(rows, g), false) * static_cast<double>(kBands - 1);
       const double pixels = static_cast<double>(kBands * up(rows, g) * up(width, g));
-      best = std::min(best, misses(program, segment, need) * work / pixels);
+      best = std::min(best, misses(program, segment, need, kUsualL2) * work / pixels);
     }
   return best;
 }

@@ -82,7 +82,9 @@ def test_the_radius_is_enough(family: str, variant: str) -> None:
     far = x.copy()
     far[:, :3] = far[:, :, -3:] = 0
     inner = np.s_[:, (3 + r) * s :, : (n - 3 - r) * s]
-    assert np.abs(session.run(x)[inner] - session.run(far)[inner]).max() <= TOLERANCE["fp32"]
+    out = session.run(x)[inner]
+    size = max(1, np.abs(out).max())  # SPAN gives noise values far beyond 1
+    assert np.abs(out - session.run(far)[inner]).max() <= TOLERANCE["fp32"] * size
     assert session.run(x).tobytes() != session.run(far).tobytes()
 
 
