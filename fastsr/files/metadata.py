@@ -30,7 +30,10 @@ HOLDS: dict[str, set[str]] = {
     "PPM": set(),
     "TGA": set(),
 }
-SRGB: dict[bytes, set[Any]] = {b"gAMA": {45455, 45454, 45456}, b"cHRM": {(31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)}}
+SRGB: dict[bytes, set[Any]] = {
+    b"gAMA": {45455, 45454, 45456},
+    b"cHRM": {(31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)},
+}
 
 
 def from_pillow(image: Any, comments: bool = True) -> tuple[Meta, int]:
