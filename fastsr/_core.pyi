@@ -43,6 +43,19 @@ class Pixels:
     def check(self, item: int | None = None, threads: int = 0) -> None:
         """Raise InputError, which names the first bad value, unless floats lie in [LOWEST, HIGHEST]; item: of a batch."""
 
+    def visible(self, reach: int) -> Pixels:
+        """These, or a packed copy where alpha hides colours: hidden pixels up to `reach` (a network's radius) and PIXEL_REACH
+        from a visible one have the mean of their neighbours nearer to it, so that nothing hidden bleeds into what is seen."""
+
+    @property
+    def array(self) -> np.ndarray: ...  # the first
+
+def keep_hidden(given: Pixels, out: Pixels) -> None:
+    """Where `out` is transparent, it gets the colours of `given`, each pixel repeated."""
+
+PIXEL_REACH: int
+"""pixels beyond a network's radius that the bicubic of chroma and alpha reaches"""
+
 def read_pixels(
     pixels: Pixels,
     domain: str,  # "y" or "rgb"

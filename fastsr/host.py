@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastsr import _core, alpha, image
+from fastsr import _core, image
 from fastsr.engine import TURNS, Job, Task, turned_sum
 from fastsr.errors import DeviceError
 
@@ -46,10 +46,19 @@ class Network(Protocol):
 
 
 def by_planes(
-    run: Callable[[np.ndarray], np.ndarray], given: _core.Pixels, out: _core.Pixels, domain: str, scale: int
+    run: Callable[[np.ndarray], np.ndarray],
+    given: _core.Pixels,
+    out: _core.Pixels,
+    domain: str,
+    scale: int,
+    radius: int,
 ) -> bool:
     """Network.upscale where the network takes planes only."""
-    return _core.write_pixels(run(_core.read_pixels(given, domain)), given, out, domain, scale)
+    seen = given.visible(radius)
+    finite = _core.write_pixels(run(_core.read_pixels(seen, domain)), seen, out, domain, scale)
+    if finite and seen is not given:
+        _core.keep_hidden(given, out)
+    return finite
 
 
 @dataclass(frozen=True)
@@ -125,11 +134,7 @@ class HostEngine:
         for i, (given, _) in enumerate(work.items):
             _core.Pixels(given, work.channels_first).check(i if work.batch else None, self._job.threads)
         for given, out in work.items:
-            if given.ndim == 3 and given.shape[0 if work.channels_first else 2] in (2, 4):
-                finite = self._with_alpha(given, out, work.channels_first, progress)
-            else:
-                finite = self._pixels(given, out, work.channels_first, progress)
-            if not finite:
+            if not self._pixels(given, out, work.channels_first, progress):
                 raise self._job.not_finite()
         return work.restore()
 
@@ -137,16 +142,11 @@ class HostEngine:
         job, begin = self._job, time.perf_counter()
         source, target = _core.Pixels(given, channels_first), _core.Pixels(out, channels_first)
         if job.self_ensemble:
-            finite = by_planes(lambda x: self._mean(x, progress), source, target, job.domain, job.scale)
+            finite = by_planes(lambda x: self._mean(x, progress), source, target, job.domain, job.scale, self.radius)
         else:
             finite = self._network.upscale(source, target, progress)
         self.busy += time.perf_counter() - begin
         return finite
-
-    def _with_alpha(self, given: np.ndarray, out: np.ndarray, channels_first: bool, progress: Progress) -> bool:
-        if channels_first:
-            given, out = given.transpose(1, 2, 0), out.transpose(1, 2, 0)
-        return alpha.upscale(lambda x, y: self._pixels(x, y, False, progress), given, out, self.radius + alpha.MARGIN)
 
 
 class HostQueue:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fastsr.alpha import MARGIN
+from fastsr._core import PIXEL_REACH
 
 ALIGN = 48
 """rows: Winograd's blocks are of 2, 4 and 6 output rows, and of 16 where two of these are fused"""
@@ -29,7 +29,7 @@ Rows = Callable[[int, int], np.ndarray]
 
 def halo(radius: int, alpha: bool) -> int:
     """Rows around a strip that its result depends on."""
-    return BLOCK * radius + MARGIN + (radius + MARGIN if alpha else 0)
+    return BLOCK * radius + PIXEL_REACH + (radius + PIXEL_REACH if alpha else 0)
 
 
 def enlarged(

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/enlarge.h"
+#include "core/hidden.h"
 #include "core/memory.h"
 #include "core/pixels.h"
 #include "core/resize.h"
@@ -12,8 +13,6 @@ namespace fastsr {
 namespace {
 
 constexpr int64_t kPiece = 256;  // pixels at a time: their rows of floats stay in L1
-
-bool has_alpha(Colors colors) { return colors == Colors::kGrayAlpha || colors == Colors::kRgba; }
 
 class PackedSink : public PixelSink {
  public:
@@ -33,7 +32,7 @@ class PackedSink : public PixelSink {
 
   size_t scratch_bytes(int64_t, int64_t width) const override { return enlarger_.scratch_bytes(width); }
 
-  size_t bytes() const override { return bytes_of(out_); }
+  size_t bytes() const override { return bytes_of(out_) + held_; }
 
   void write(const View& band, void* scratch) override {
     const Rect& r = band.rect;

@@ -95,7 +95,7 @@ std::string describe(const BadValue& bad, const std::string& index);
 void check_pixels(const Pixels& pixels);
 void check_pixels(const Pixels& in, const Pixels& out, int64_t scale);
 
-// Whether images differ in nothing but where their samples lie: those of a stream.
+// Whether images differ in nothing but where their samples lie: those of a stream. Planes of YUV must have equal columns.
 bool alike(const Pixels& a, const Pixels& b);
 
 class PixelSource : public Source {
@@ -118,12 +118,15 @@ class PixelSink : public Sink {
   }
   // What is left to do when all bands are written.
   virtual void finish(int /*threads*/, Executor& /*executor*/ = process_pool()) {}
+  // Bytes beside the images that the caller holds while the run goes on.
+  void hold(size_t bytes) { held_ = bytes; }
   // Whether all that the network gave were numbers.
   bool finite() const { return finite_.load(std::memory_order_relaxed); }
 
  protected:
   PixelSink(const Pixels& in, const Pixels& out) : in_(in), out_(out) {}
   Pixels in_, out_;
+  size_t held_ = 0;
   std::atomic<bool> finite_{true};
 };
 std::unique_ptr<PixelSink> make_sink(const Pixels& in, const Pixels& out, Domain domain, int64_t scale,

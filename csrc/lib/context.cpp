@@ -57,8 +57,6 @@ class Use {
   std::atomic<bool>& busy_;
 };
 
-Domain domain_of(const Program& program) { return program.graph.values[0].channels == 1 ? Domain::kY : Domain::kRgb; }
-
 }  // namespace
 
 Context::Context(std::shared_ptr<const Model> model, const fastsr_context_options& options)
@@ -66,25 +64,10 @@ Context::Context(std::shared_ptr<const Model> model, const fastsr_context_option
       log_{options.log, options.log_user},
       program_(model_->program(to_options(options))),
       executor_(to_executor(options)),
-      session_(program_) {
+      session_(program_),
+      images_(program_) {
   log_("fastsr: " + model_->file.metadata.at("name") + " on " + program_->isa + ", " +
        std::to_string(program_->threads) + " threads");
-}
-
-void Context::bind(const Pixels& in, const Pixels& out) {
-  if (source_ && alike(in, in_) && alike(out, out_)) {
-    source_->set(in);
-    sink_->set(in, out);
-    return;
-  }
-  // Strict again: a failure leaves none behind.
-  source_.reset();
-  sink_.reset();
-  source_ = make_source(in, domain_of(*program_), program_->isa);
-  sink_ = make_sink(in, out, domain_of(*program_), program_->graph.scale, program_->isa);
-  inputs_ = {source_.get()};
-  in_ = in;
-  out_ = out;
 }
 
 void Context::upscale(const fastsr_image& in, const fastsr_image& out, const fastsr_run_options& options) {
@@ -100,31 +83,15 @@ void Context::upscale(const fastsr_image& in, const fastsr_image& out, const fas
     where << "(" << bad.y << ", " << bad.x << ", " << bad.channel << ")";
     fail(Status::kBadInput, describe(bad, where.str()));
   }
-  bind(from, to);
   const auto go_on = [&](double done) {
     return !stop_.load() && !(options.progress && options.progress(options.user, done) != 0);
   };
-  session_.run(inputs_, from.height, from.width, *sink_, std::cref(go_on), *executor_);
-  sink_->finish(program_->threads, *executor_);
-  if (!sink_->finite())
+  if (!images_.run(session_, from, to, std::cref(go_on), *executor_))
     fail(Status::kBadModel, "model '", model_->file.metadata.at("name"),
          "' gave values that are not finite for this image");
 }
 
-uint64_t Context::memory(const fastsr_image& in) const {
-  const Pixels from = to_pixels(in, "in");
-  Pixels to = from;
-  to.height *= program_->graph.scale;
-  to.width *= program_->graph.scale;
-  static unsigned char nowhere[1];
-  Pixels named = from;
-  for (Channel& channel : named.channels) channel.data = nowhere;
-  for (Channel& channel : to.channels) channel.data = nowhere;
-  const auto source = make_source(named, domain_of(*program_), program_->isa);
-  const auto sink = make_sink(named, to, domain_of(*program_), program_->graph.scale, program_->isa);
-  const Ends ends{sink.get(), source->bytes() + sink->bytes()};
-  return bytes(*program_, choose_layout(*program_, from.height, from.width, ends), ends);
-}
+uint64_t Context::memory(const fastsr_image& in) const { return images_.memory(to_pixels(in, "in")); }
 
 }  // namespace lib
 }  // namespace fastsr

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "core/images.h"
 #include "core/modelfile.h"
-#include "core/pixels.h"
 #include "core/session.h"
 #include "core/status.h"
 #include "fastsr/fastsr.h"
@@ -65,19 +65,13 @@ class Context {
   const Program& program() const { return *program_; }
 
  private:
-  void bind(const Pixels& in, const Pixels& out);
-
   const std::shared_ptr<const Model> model_;
   const Log log_;
   std::shared_ptr<const Program> program_;
   std::unique_ptr<Executor> executor_;
   Session session_;
   std::atomic<bool> busy_{false}, stop_{false};
-  // Of the last image: one that is alike takes their place without allocating.
-  Pixels in_{}, out_{};
-  std::unique_ptr<PixelSource> source_;
-  std::unique_ptr<PixelSink> sink_;
-  std::vector<const Source*> inputs_;
+  Images images_;
 };
 
 // What message() gives; allocates nothing.

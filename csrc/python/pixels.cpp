@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/hidden.h"
 #include "core/isa.h"
 #include "core/memory.h"
 #include "core/pool.h"
@@ -82,6 +83,20 @@ std::unique_ptr<PixelArray> packed(const py::array& array, bool channels_first, 
   }
   fastsr::check_pixels(pixels);
   return made;
+}
+
+py::object visible(const py::object& self, int64_t reach) {
+  const PixelArray& image = self.cast<const PixelArray&>();
+  if (!fastsr::has_alpha(image.pixels.colors) || !fastsr::has_hidden(image.pixels, count(0))) return self;
+  const py::array& like = image.arrays[0];
+  const py::array copy(like.dtype(), std::vector<py::ssize_t>{image.pixels.height, image.pixels.width,
+                                                              fastsr::channels_of(image.pixels.colors)});
+  auto made = packed(copy, false, "");
+  {
+    py::gil_scoped_release release;
+    fastsr::ColorSpread()(image.pixels, made->pixels, reach + fastsr::kPixelReach);
+  }
+  return py::cast(std::move(made));
 }
 
 std::unique_ptr<PixelArray> yuv(const std::string& kind, const std::vector<py::array>& planes,
@@ -181,7 +196,20 @@ void register_pixels(py::module_& m) {
       .def(py::init(&packed), py::arg("array"), py::arg("channels_first") = false, py::arg("order") = "")
       .def_static("yuv", &yuv, py::arg("kind"), py::arg("planes"), py::arg("matrix") = "bt709", py::arg("full") = false,
                   py::arg("siting") = "left")
-      .def("check", &check, py::arg("item") = py::none(), py::arg("threads") = 0);
+      .def("check", &check, py::arg("item") = py::none(), py::arg("threads") = 0)
+      .def("visible", &visible, py::arg("reach"))
+      .def_property_readonly("array", [](const PixelArray& image) { return image.arrays[0]; });
+  m.def(
+      "keep_hidden",
+      [](const PixelArray& given, PixelArray& out) {
+        out.check_writeable();
+        const int64_t scale = out.pixels.height / given.pixels.height;
+        fastsr::check_pixels(given.pixels, out.pixels, scale);
+        py::gil_scoped_release release;
+        fastsr::keep_hidden(given.pixels, out.pixels, count(0));
+      },
+      py::arg("given"), py::arg("out"));
+  m.attr("PIXEL_REACH") = fastsr::kPixelReach;
   m.def("read_pixels", &read_pixels, py::arg("pixels"), py::arg("domain"), py::arg("isa") = "", py::arg("threads") = 0);
   m.def("write_pixels", &write_pixels, py::arg("planes"), py::arg("given"), py::arg("out"), py::arg("domain"),
         py::arg("scale"), py::arg("tile") = std::pair<int64_t, int64_t>{16, 0}, py::arg("isa") = "",

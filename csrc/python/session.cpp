@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "core/explain.h"
+#include "core/images.h"
 #include "core/planes.h"
 #include "core/status.h"
 #include "plan.h"
@@ -131,27 +132,16 @@ Array run(fastsr::Session& session, const Array& x, const std::vector<Array>& ot
 
 // Whether what the network gave was finite; if not, `out` holds anything.
 bool upscale(fastsr::Session& session, const PixelArray& given, PixelArray& out, const py::object& progress) {
-  const std::shared_ptr<const fastsr::Program> program = session.program();
-  const fastsr::Graph& graph = program->graph;
-  const int64_t channels = graph.values[0].channels;
-  const fastsr::Extent made = graph.extent(graph.out(), 1, 1);
-  if (graph.inputs != 1 || (channels != 1 && channels != 3) || made.channels != channels)
-    fastsr::fail(fastsr::Status::kBadInput, "a network of ", graph.inputs, " inputs, ", channels, " channels and ",
-                 made.channels, " out does not take images");
-  const fastsr::Domain domain = channels == 1 ? fastsr::Domain::kY : fastsr::Domain::kRgb;
   out.check_writeable();
-  const auto source = fastsr::make_source(given.pixels, domain, program->isa);
-  const auto sink = fastsr::make_sink(given.pixels, out.pixels, domain, graph.scale, program->isa);
+  fastsr::Images images(session.program());
   Watcher watcher(progress);
   try {
     py::gil_scoped_release release;
-    session.run({source.get()}, given.pixels.height, given.pixels.width, *sink, std::ref(watcher));
-    sink->finish(program->threads);
+    return images.run(session, given.pixels, out.pixels, std::ref(watcher));
   } catch (const fastsr::Error&) {
     watcher.rethrow();
     throw;
   }
-  return sink->finite();
 }
 
 py::dict to_dict(const fastsr::StepFacts& facts) {

@@ -32,7 +32,7 @@ class PreparedReference:
         self.isa = "torch"
 
     def upscale(self, given: _core.Pixels, out: _core.Pixels, progress: Progress = None) -> bool:
-        return by_planes(self.run, given, out, self.plan.domain, self.plan.scale)
+        return by_planes(self.run, given, out, self.plan.domain, self.plan.scale, self.radius)
 
     def run(self, x: np.ndarray, progress: Progress = None) -> np.ndarray:
         import torch

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsr import alpha, image
+from fastsr import _core, image
 from fastsr.engine import Job, Task
 from fastsr.errors import LimitError
 from fastsr.gpu import device_pixels
@@ -276,13 +276,11 @@ class Feed:
         image.check_output(h, w, self._job.scale)
         packed = (a if a.ndim == 3 else a[:, :, None])[None]
         channels = packed.shape[3]
-        hidden = packed[0, :, :, -1] == 0 if channels in (2, 4) else None
-        given = packed[0]
-        if hidden is not None and hidden.any():
-            given = packed[0].copy()
-            packed = alpha.extended(given, hidden, self.radius + alpha.MARGIN)[None]
-        else:
-            hidden = None
+        whole = _core.Pixels(packed[0])
+        seen = whole.visible(self.radius)
+        hiding = seen is not whole
+        if hiding:  # the caller may write its array before the result is fetched
+            whole, packed = _core.Pixels(packed[0].copy()), seen.array[None]
 
         def fill(to: Tensor) -> None:
             np.copyto(to.numpy(), packed)
@@ -290,8 +288,8 @@ class Feed:
         def finish(made: Tensor) -> Any:
             out = np.empty((h * self._job.scale, w * self._job.scale, channels), pixels.dtype)
             torch.from_numpy(out).copy_(made[0])
-            if hidden is not None:
-                alpha.keep_hidden(given, out)
+            if hiding:
+                _core.keep_hidden(whole, _core.Pixels(out))
             return pixels.restore(out)
 
         def check(given: Tensor) -> None:  # not the caller's array: a decoder may have the next frame in it

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastsr
-from fastsr import alpha, strips
+from fastsr import _core, strips
 from fastsr.testing import rng, script
 
 making: Any = script(Path(__file__).parent / "making.py")
@@ -109,7 +109,7 @@ def test_extension_takes_the_mean_of_what_is_seen() -> None:
     a = np.zeros((1, 6, 2), np.uint8)
     a[0, :, 0] = (9, 9, 9, 9, 9, 100)
     a[0, 5, 1] = 255
-    out = alpha.extended(a, a[..., 1] == 0, 3)
+    out = _core.Pixels(a).visible(0).array
     assert out[0, :, 0].tolist() == [9, 9, 100, 100, 100, 100]
     assert np.array_equal(out[..., 1], a[..., 1])
 

@@ -227,7 +227,8 @@ typedef struct fastsr_api {
   fastsr_status (*context_info)(const fastsr_context* context, fastsr_context_info* info);
 
   /* Enlarges `in` into `out`, which has the same format, `scale` times the width and height, and memory of its own. Alpha
-   * and, beside networks on Y, chroma are enlarged by bicubic. What `out` holds after a failure is not defined. */
+   * and, beside networks on Y, chroma are enlarged by bicubic. Colours under alpha 0 do not bleed into what is seen, and
+   * are in the output as they were. What `out` holds after a failure is not defined. */
   fastsr_status (*upscale)(fastsr_context* context, const fastsr_image* in, const fastsr_image* out,
                            const fastsr_run_options* options);
   /* Stops the call that is going on in another thread; one that begins later is not stopped. */
