@@ -268,7 +268,7 @@ def truth(case: Any, x: Any) -> Any:
 
 
 def every_way(prepared: Any, x: Any) -> list[list[Any]]:
-    """A peer's ways of every step, not compared one by one as ours are: its output is, as a whole."""
+    """A peer's implementations of every step, not compared one by one as ours are: its output is, as a whole."""
     import torch
 
     from fastsr.gpu import tuning
@@ -279,20 +279,26 @@ def every_way(prepared: Any, x: Any) -> list[list[Any]]:
         for stage in prepared.stages:
             inputs = [values[name] for name in stage.inputs]
             shape = tuple(inputs[0].shape)
-            if len(stage.ways) > 1 and tuning.row_of(stage, shape) not in seen:
+            if len(stage.implementations) > 1 and tuning.row_of(stage, shape) not in seen:
                 seen.add(tuning.row_of(stage, shape))
-                found.append([_trial(stage, shape, inputs, way) for way in stage.ways])
+                found.append([_trial(stage, shape, inputs, implementation) for implementation in stage.implementations])
             values[stage.out] = stage.plain(inputs, prepared.dtype)
             for name in stage.frees:
                 del values[name]
     return found
 
 
-def _trial(stage: Any, shape: tuple[int, ...], inputs: list[Any], way: Any) -> Any:
+def _trial(stage: Any, shape: tuple[int, ...], inputs: list[Any], implementation: Any) -> Any:
     from fastsr.gpu import tuning
 
-    row = {"stage": stage.key, "way": way.name, "config": None, "seconds": None}
-    return tuning.Trial(stage, shape, tuning.Candidate(way.name), row, lambda: way.launch(way.packed, inputs, None))
+    row = {"stage": stage.key, "implementation": implementation.name, "config": None, "seconds": None}
+    return tuning.Trial(
+        stage,
+        shape,
+        tuning.Candidate(implementation.name),
+        row,
+        lambda: implementation.launch(implementation.packed, inputs, None),
+    )
 
 
 def _flags(precision: str, settled: bool) -> None:

@@ -94,7 +94,7 @@ class Session:
         poison: bool = False,
         shuffle: int = 0,
         bf16: bool = False,
-        way: str = "",
+        algorithm: str = "",
         channels: Sequence[int] | None = None,  # of each input of the step
     ) -> None: ...
     def run(

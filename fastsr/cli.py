@@ -234,7 +234,7 @@ def cmd_tune(model: str | None, scale: int | None, size: str, device: str, preci
         for row in timed:
             config = row["config"]
             how = " ".join(f"{k}={v}" for k, v in config.items()) if isinstance(config, dict) else config or ""
-            click.echo(f"  {1e3 * row['seconds']:9.3f} ms  {row['way']} {how}".rstrip())
+            click.echo(f"  {1e3 * row['seconds']:9.3f} ms  {row['implementation']} {how}".rstrip())
 
 
 @cli.command("train")

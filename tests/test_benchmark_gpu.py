@@ -43,9 +43,9 @@ def test_peers_compute_the_plan(
     if anchored:
         eager.choices = tuning.Choices(device, tmp_path / "tuning.json")
         eager.measures = False
-        for way in ("torch", "torch natural", "torch best"):
-            eager.choices.keep(anchored, (1, 1, 9, 11), tuning.Candidate(way))
-            assert eager.explain(9, 11)[1]["who"] == f"{way} {precision} tuned"
+        for implementation in ("torch", "torch natural", "torch best"):
+            eager.choices.keep(anchored, (1, 1, 9, 11), tuning.Candidate(implementation))
+            assert eager.explain(9, 11)[1]["who"] == f"{implementation} {precision} tuned"
             runs.append(lambda x, of=dict(eager.choices.found): _with(eager, of, x))
     else:
         runs.append(eager.run_tensor)
@@ -76,11 +76,14 @@ def test_every_way_to_write_an_op_computes_it(device: Any, precision: str) -> No
         for stage in eager.stages:
             inputs = [values[name] for name in stage.inputs]
             expected = values[stage.out] = stage.plain(inputs, eager.dtype)
-            for way in stage.ways:
-                out = way.launch(way.packed, inputs, None)
+            for implementation in stage.implementations:
+                out = implementation.launch(implementation.packed, inputs, None)
                 assert (out.dtype, out.shape) == (expected.dtype, expected.shape)
                 near = 2e-5 if precision == "fp32" else 1e-2
-                assert float((out - expected).abs().max()) <= near * float(expected.abs().max()), (stage.key, way.name)
-                seen.add(way.name)
+                assert float((out - expected).abs().max()) <= near * float(expected.abs().max()), (
+                    stage.key,
+                    implementation.name,
+                )
+                seen.add(implementation.name)
     wanted = {"torch", "torch natural", "torch best", "torch pad", "torch wide", "torch linear"}
     assert seen == wanted | ({"torch fused"} if device.type == "cuda" else set())

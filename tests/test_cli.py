@@ -294,7 +294,7 @@ def test_tune(run: Run, small_model: Write, monkeypatch: pytest.MonkeyPatch) -> 
     def tune(self: fastsr.Upscaler, h: int, w: int, n: int = 1) -> list[dict[str, Any]]:
         asked.append((h, w))
         rows = [(None, 2e-3), ({"rows": 8, "warps": 4}, 1e-3), ("wgmma", None)]
-        return [{"stage": "conv2d 3", "way": "triton", "config": config, "seconds": s} for config, s in rows]
+        return [{"stage": "conv2d 3", "implementation": "triton", "config": config, "seconds": s} for config, s in rows]
 
     monkeypatch.setattr(fastsr.Upscaler, "tune", tune)
     code, out, _ = run("tune", "-m", small_model(), "--device", "cpu", "--size", "64x36")

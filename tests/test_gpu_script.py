@@ -40,7 +40,7 @@ say(ready=True, flops=4e12, traffic=2e9)
 for word in sys.stdin:
     if how == word.strip() + " hangs": time.sleep(60)
     if how == word.strip() + " faults": os.abort()
-    say(ms=[2.0, 1.0, 3.0], ms_latency=5.0, graph=True, psnr_to_fp32=70.0, candidates=[{"way": "cuda", "seconds": 1.0}])
+    say(ms=[2.0, 1.0, 3.0], ms_latency=5.0, graph=True, psnr_to_fp32=70.0, candidates=[{"implementation": "cuda", "seconds": 1.0}])
 """
 
 
@@ -102,7 +102,7 @@ def test_each_way_to_fail_is_a_row_and_the_others_are_measured(
     assert left == [job(bench, how) for how in ways[:7]]
     faults = (tmp_path / "out/faults.txt").read_text()
     assert all(f"about to {how}" in faults for how in (*ways[:7], "again faults"))
-    assert '"way": "cuda"' in (tmp_path / "out/tuning.jsonl").read_text()
+    assert '"implementation": "cuda"' in (tmp_path / "out/tuning.jsonl").read_text()
     # A second run goes on: what was measured stays, what failed comes last.
     again = bench.Report(file, ABOUT)
     wanted = [job(bench, "faults"), job(bench, "works"), job(bench, "new")]

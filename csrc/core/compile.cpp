@@ -61,9 +61,9 @@ void forget(Spec& spec) {  // the caller's memory, which may go once it is packe
 void choose_kernels(Program& program) {
   const Options& options = program.options;
   const char* const names[] = {"", "direct", "columns", "tiles", "tiles6"};
-  const auto name = std::find(std::begin(names), std::end(names), options.way);
+  const auto name = std::find(std::begin(names), std::end(names), options.algorithm);
   if (name == std::end(names))
-    fail(Status::kBadInput, "way='", options.way, "' is not one of direct, columns, tiles, tiles6");
+    fail(Status::kBadInput, "algorithm='", options.algorithm, "' is not one of direct, columns, tiles, tiles6");
   for (const Node& node : program.graph.nodes) {
     Launch launch{&find_kernel(node.rule->op, program.isa), node.spec, nullptr, 0};
     launch.spec.algorithm = static_cast<Algorithm>(name - std::begin(names));

@@ -24,7 +24,8 @@ struct Options {
   bool bf16 = false;         // products of bfloat16, summed in fp32, where that is faster; needs avx512bf16 or amx
   bool poison = false;       // tests: buffers and planes are NaN before every use
   unsigned shuffle = 0;      // tests: tasks run in an order drawn from this seed, 0: in order
-  std::string way;  // tests: "direct", "columns", "tiles" or "tiles6" for every convolution that can, "": the fastest
+  // Tests: "direct", "columns", "tiles" or "tiles6" for every convolution that can; "": the fastest.
+  std::string algorithm;
 };
 
 // A step's kernel with its packed weights.

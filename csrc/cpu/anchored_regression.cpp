@@ -118,11 +118,11 @@ void pack(const Spec& spec, void* packed) {
 }
 
 // Where a task keeps its parts, in floats from the start of its scratch.
-struct Room {
+struct ScratchLayout {
   int64_t rows, columns, vectors;  // of patches; vectors per row of patches
   int64_t block, top, coarse = 0, features, details, anchors, order, counts, total;
 
-  Room(const Spec& spec, const Rect& out) {
+  ScratchLayout(const Spec& spec, const Rect& out) {
     const Sizes z(spec);
     rows = round_up(height(out), z.s) / z.s + 2;
     columns = round_up(width(out), z.s) / z.s + 2;
@@ -148,7 +148,7 @@ struct Room {
 };
 
 size_t scratch_bytes(const Spec& spec, const Rect&, const Rect& out) {
-  return static_cast<size_t>(Room(spec, out).total) * sizeof(float);
+  return static_cast<size_t>(ScratchLayout(spec, out).total) * sizeof(float);
 }
 
 // Features of V vectors of patches; pixel[v] is where vector v's windows begin. Writes [n][kBlock].
@@ -255,21 +255,21 @@ FASTSR_INLINE void find_anchors(const Sizes& z, const float* atoms, const float*
 #if defined(FASTSR_COARSE_SEARCH)
 
 // The same anchors, bit for bit, from coarse scores and a bound.
-FASTSR_INLINE void search(const Sizes& z, const Room& room, const float* packed, int64_t, const int64_t* real,
-                          float* scratch, int32_t* anchor) {
+FASTSR_INLINE void search(const Sizes& z, const ScratchLayout& layout, const float* packed, int64_t,
+                          const int64_t* real, float* scratch, int32_t* anchor) {
   uint16_t lanes[kWide];
   for (int v = 0; v < kWide; ++v) lanes[v] = static_cast<uint16_t>((1u << real[v]) - 1);
-  search_anchors(CoarseSizes(z.n, z.groups_a * kGroup), packed + z.coarse, scratch + room.block, lanes,
-                 scratch + room.coarse, anchor);
+  search_anchors(CoarseSizes(z.n, z.groups_a * kGroup), packed + z.coarse, scratch + layout.block, lanes,
+                 scratch + layout.coarse, anchor);
 }
 
 #else
 
 // The anchors of a block of patches: all scores, the best group, then the best atom in it.
-FASTSR_INLINE void search(const Sizes& z, const Room& room, const float* packed, int64_t used, const int64_t* real,
-                          float* scratch, int32_t* anchor) {
-  const float* block = scratch + room.block;
-  float* top = scratch + room.top;
+FASTSR_INLINE void search(const Sizes& z, const ScratchLayout& layout, const float* packed, int64_t used,
+                          const int64_t* real, float* scratch, int32_t* anchor) {
+  const float* block = scratch + layout.block;
+  float* top = scratch + layout.top;
   float* winner = top + kBlock;
   if (used == 1) {
     best_groups<1>(z, packed + z.atoms, block, top, winner);
@@ -287,21 +287,21 @@ FASTSR_INLINE void search(const Sizes& z, const Room& room, const float* packed,
 #endif
 
 // Features and anchors of all patches of the tile.
-void anchor_patches(const View& x, const Sizes& z, const Room& room, const float* packed, float* scratch) {
-  const int64_t count = room.rows * room.vectors;
-  float* block = scratch + room.block;
-  float* features = scratch + room.features;
-  int32_t* anchors = reinterpret_cast<int32_t*>(scratch + room.anchors);
+void anchor_patches(const View& x, const Sizes& z, const ScratchLayout& layout, const float* packed, float* scratch) {
+  const int64_t count = layout.rows * layout.vectors;
+  float* block = scratch + layout.block;
+  float* features = scratch + layout.features;
+  int32_t* anchors = reinterpret_cast<int32_t*>(scratch + layout.anchors);
   for (int64_t first_vector = 0; first_vector < count; first_vector += kWide) {
     const int64_t used = min(kWide, count - first_vector);
     const float* pixel[kWide];
     int64_t patch[kWide], real[kWide];  // first patch of each vector, and how many of its lanes are patches
     for (int64_t v = 0; v < kWide; ++v) {
       const int64_t vector = first_vector + min(v, used - 1);
-      const int64_t row = vector / room.vectors, j = vector % room.vectors * kLanes;
+      const int64_t row = vector / layout.vectors, j = vector % layout.vectors * kLanes;
       pixel[v] = at(x, 0, x.rect.y0 + row, x.rect.x0 + j);
-      patch[v] = row * room.columns + j;
-      real[v] = v < used ? min(kLanes, room.columns - j) : 0;
+      patch[v] = row * layout.columns + j;
+      real[v] = v < used ? min(kLanes, layout.columns - j) : 0;
     }
     if (used == 1) {
       compute_features<1>(z, x.row_stride, packed + z.filters, pixel, block);
@@ -311,7 +311,7 @@ void anchor_patches(const View& x, const Sizes& z, const Room& room, const float
       flatten<kWide>(z, block);
     }
     int32_t anchor[kBlock];
-    search(z, room, packed, used, real, scratch, anchor);
+    search(z, layout, packed, used, real, scratch, anchor);
     for (int64_t v = 0; v < used; ++v) {
       for (int64_t i = 0; i < real[v]; ++i) anchors[patch[v] + i] = anchor[v * kLanes + i];
       for (int64_t k = 0; k < z.n; ++k)
@@ -350,8 +350,9 @@ FASTSR_INLINE void project(const Sizes& z, const T* matrix, const T* next, const
 }
 
 // Sorts the patches by atom (counting sort); end[a] becomes the end of atom a's bucket in `order`.
-void bucket_patches(const Spec& spec, const Room& room, const int32_t* anchors, int32_t* order, int32_t* end) {
-  const int64_t patches = room.rows * room.columns;
+void bucket_patches(const Spec& spec, const ScratchLayout& layout, const int32_t* anchors, int32_t* order,
+                    int32_t* end) {
+  const int64_t patches = layout.rows * layout.columns;
   __builtin_memset(end, 0, static_cast<size_t>(anchored_of(spec).atoms + 1) * sizeof(int32_t));
   for (int64_t p = 0; p < patches; ++p) ++end[anchors[p] + 1];
   for (int64_t a = 0; a < anchored_of(spec).atoms; ++a) end[a + 1] += end[a];
@@ -374,36 +375,37 @@ void project_buckets(const Sizes& z, const T* projections, const float* features
   }
 }
 
-void project_patches(const Spec& spec, const Sizes& z, const Room& room, const float* packed, float* scratch) {
-  const int32_t* anchors = reinterpret_cast<const int32_t*>(scratch + room.anchors);
-  int32_t* order = reinterpret_cast<int32_t*>(scratch + room.order);
-  int32_t* end = reinterpret_cast<int32_t*>(scratch + room.counts);
-  bucket_patches(spec, room, anchors, order, end);
-  const float* features = scratch + room.features;
-  float* details = scratch + room.details;
+void project_patches(const Spec& spec, const Sizes& z, const ScratchLayout& layout, const float* packed,
+                     float* scratch) {
+  const int32_t* anchors = reinterpret_cast<const int32_t*>(scratch + layout.anchors);
+  int32_t* order = reinterpret_cast<int32_t*>(scratch + layout.order);
+  int32_t* end = reinterpret_cast<int32_t*>(scratch + layout.counts);
+  bucket_patches(spec, layout, anchors, order, end);
+  const float* features = scratch + layout.features;
+  float* details = scratch + layout.details;
   const float* projections = packed + z.projections;
   if (reinterpret_cast<const Header*>(packed)->halves) {
     project_buckets(z, reinterpret_cast<const uint16_t*>(projections), features, details, anchors, order, end,
-                    room.rows * room.columns);
+                    layout.rows * layout.columns);
   } else {
-    project_buckets(z, projections, features, details, anchors, order, end, room.rows * room.columns);
+    project_buckets(z, projections, features, details, anchors, order, end, layout.rows * layout.columns);
   }
 }
 
 // Each cell adds the means of its 9 details to the base, always in the same order of patches.
-void combine(const Args& args, const Sizes& z, const Room& room, const float* details) {
+void combine(const Args& args, const Sizes& z, const ScratchLayout& layout, const float* details) {
   const View& base = args.in[1];
   const View& out = args.out;
   const vf ninth = set1(1.0f / 9.0f);
-  for (int64_t i = 0; i < room.rows - 2; ++i) {
-    for (int64_t j = 0; j < room.columns - 2; ++j) {
+  for (int64_t i = 0; i < layout.rows - 2; ++i) {
+    for (int64_t j = 0; j < layout.columns - 2; ++j) {
       float mean[64 + kLanes];
       for (int64_t c = 0; c < z.cell; c += kLanes) {
         vf sum = set1(0.0f);
         for (int64_t a = 0; a < 3; ++a)
           for (int64_t b = 0; b < 3; ++b)
-            sum = add(sum,
-                      load(details + ((i + a) * room.columns + j + b) * z.detail + ((2 - a) * 3 + 2 - b) * z.cell + c));
+            sum = add(sum, load(details + ((i + a) * layout.columns + j + b) * z.detail +
+                                ((2 - a) * 3 + 2 - b) * z.cell + c));
         store(mean + c, mul(sum, ninth));
       }
       const int64_t y0 = out.rect.y0 + i * z.s, x0 = out.rect.x0 + j * z.s;
@@ -426,23 +428,23 @@ int64_t work(const Spec& spec, const Rect& out) {
   constexpr int64_t kScore = 1;
 #endif
   const Sizes z(spec);
-  const Room room(spec, out);
-  const int64_t patches = room.rows * room.columns, lanes = room.rows * room.vectors * kLanes;
+  const ScratchLayout layout(spec, out);
+  const int64_t patches = layout.rows * layout.columns, lanes = layout.rows * layout.vectors * kLanes;
   const int64_t atoms = anchored_of(spec).atoms * patches / (patches + 2 * anchored_of(spec).atoms);
   return z.n * (lanes * (z.taps + anchored_of(spec).atoms / kScore) + (patches + 20 * atoms) * z.detail);
 }
 
 void run(const Args& args) {
   const Sizes z(*args.spec);
-  const Room room(*args.spec, args.out.rect);
+  const ScratchLayout layout(*args.spec, args.out.rect);
   const float* packed = static_cast<const float*>(args.packed);
   float* scratch = static_cast<float*>(args.scratch);
 #if defined(FASTSR_COARSE_SEARCH)
   const CoarseUnit unit;
 #endif
-  anchor_patches(args.in[0], z, room, packed, scratch);
-  project_patches(*args.spec, z, room, packed, scratch);
-  combine(args, z, room, scratch + room.details);
+  anchor_patches(args.in[0], z, layout, packed, scratch);
+  project_patches(*args.spec, z, layout, packed, scratch);
+  combine(args, z, layout, scratch + layout.details);
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ namespace {
 constexpr int kVectors = 3;  // of 16 patches
 constexpr int kPatches = kVectors * 16;
 
-// u with room.
+// u with layout.
 float slack(int64_t features) { return features <= 64 ? 1e-5f : 1.6e-7f * static_cast<float>(features); }
 
 struct CoarseHead {
@@ -74,7 +74,7 @@ void pack_search(const CoarseSizes& z, const float* atoms, int64_t count, float*
     for (int64_t k = 0; k < z.n; ++k) to[z.exact + (a / 16 * z.n + k) * 16 + a % 16] = atoms[a * z.n + k];
 }
 
-// Room for one block of patches, in floats: rounded features, the largest coarse score of every group, and the list of
+// Scratch for one block of patches, in floats: rounded features, the largest coarse score of every group, and the list of
 // (group, patch) to score exactly.
 int64_t search_scratch(const CoarseSizes& z) { return z.rounded + 2 * z.groups * kPatches + 16; }
 

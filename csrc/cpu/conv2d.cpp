@@ -52,7 +52,7 @@ int64_t tiles_work(const Spec& spec, int64_t h, int64_t w) {
   return products + (in * ci + out * co) * lanes + row * (ci + co) * h + Tiles<S>::kPoints * 4 * ci * co * count;
 }
 
-// Multiply-adds, or what takes as long, of a rectangle done in one way, but for an exponential's.
+// Multiply-adds, or what takes as long, of a rectangle by one algorithm, but for an exponential's.
 int64_t work_of(const Spec& spec, Variant variant, int64_t h, int64_t w) {
   const int64_t ci = spec.channels_in, co = round_up(spec.channels_out, kGroup);
   if (variant == Variant::kTiles) return tiles_work<4>(spec, h, w);
@@ -76,7 +76,7 @@ Variant variant_of(const Spec& placed) {
   spec.blocks = Blocks{};  // the same before and after the session places them
   if (conv2d_of(spec).kernel == 1 && (spec.channels_out > kFew || spec.bf16)) return Variant::kPoints;
   if (spec.channels_out <= kFew) return Variant::kFew;
-  // The way with the least work among those there are, or the one that was asked for.
+  // The algorithm with the least work among those there are, or the one that was asked for.
   Variant best = spec.bf16 && conv2d_of(spec).border == Border::kZero && spec.channels_in >= 16 ? Variant::kTaps
                                                                                                 : Variant::kDirect;
   const auto consider = [&](Variant variant, Algorithm choice) {

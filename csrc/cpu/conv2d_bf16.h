@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// conv2d by products of bfloat16 (cpu/bf16.h): `points_bf16` for 1 x 1, `taps_bf16` for k x k. The transformed ways have
+// conv2d by products of bfloat16 (cpu/bf16.h): `points_bf16` for 1 x 1, `taps_bf16` for k x k. The transformed algorithms have
 // theirs in conv2d_tiles.h.
 #pragma once
 

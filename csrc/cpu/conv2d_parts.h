@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the ways of conv2d share: the sizes of their loops, the packed weights, the end of a sum.
+// What the algorithms of conv2d share: the sizes of their loops, the packed weights, the end of a sum.
 #pragma once
 
 #include "core/kernel.h"

@@ -37,7 +37,7 @@ fastsr::Weights to_weights(const std::map<std::string, Array>& arrays) {
 // A plan, or a step alone where the channels of its inputs are given.
 std::unique_ptr<fastsr::Session> make(const py::dict& plan, const std::map<std::string, Array>& weights, int threads,
                                       int64_t tile, int64_t memory_limit, const std::string& isa, bool poison,
-                                      unsigned shuffle, bool bf16, const std::string& way,
+                                      unsigned shuffle, bool bf16, const std::string& algorithm,
                                       const std::optional<std::vector<int64_t>>& channels) {
   fastsr::Options options;
   options.threads = threads;
@@ -47,7 +47,7 @@ std::unique_ptr<fastsr::Session> make(const py::dict& plan, const std::map<std::
   options.poison = poison;
   options.shuffle = shuffle;
   options.bf16 = bf16;
-  options.way = way;
+  options.algorithm = algorithm;
   const fastsr::Weights tensors = to_weights(weights);
   return std::make_unique<fastsr::Session>(
       channels ? fastsr::check_step(to_step(plan), *channels, tensors) : fastsr::check_plan(to_plan(plan), tensors),
@@ -219,7 +219,7 @@ void register_session(py::module_& m) {
   py::class_<fastsr::Session>(m, "Session")
       .def(py::init(&make), py::arg("plan"), py::arg("weights"), py::arg("threads") = 0, py::arg("tile") = 0,
            py::arg("memory_limit") = 0, py::arg("isa") = "", py::arg("poison") = false, py::arg("shuffle") = 0,
-           py::arg("bf16") = false, py::arg("way") = "", py::arg("channels") = py::none())
+           py::arg("bf16") = false, py::arg("algorithm") = "", py::arg("channels") = py::none())
       .def("run", &run, py::arg("x"), py::arg("others") = std::vector<Array>{}, py::arg("out").noconvert() = py::none(),
            py::arg("progress") = py::none())
       .def(

@@ -46,9 +46,11 @@ def eager(plan: Plan, weights: Mapping[str, np.ndarray], precision: str, device:
             more["torch natural"] = _of_stage(step, natural.anchored_stage(step, tensors, _plain))
             more["torch best"] = _of_stage(step, best.anchored_stage(step, tensors, _plain, compiled=False))
         if more:
-            ways = (*stage.ways, *(_way(name, run) for name, run in more.items()))
-            names = "/".join(way.name for way in ways)
-            prepared.stages[i] = replace(stage, ways=ways, key=f"{names} {stage.key.removeprefix('torch ')}")
+            implementations = (*stage.implementations, *(_implementation(name, run) for name, run in more.items()))
+            names = "/".join(implementation.name for implementation in implementations)
+            prepared.stages[i] = replace(
+                stage, implementations=implementations, key=f"{names} {stage.key.removeprefix('torch ')}"
+            )
     prepared.measures = prepared.device.type == "cuda"
     return prepared
 
@@ -117,8 +119,8 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _way(name: str, run: Callable[..., Tensor]) -> stages.Way:
-    return stages.Way(name, lambda: None, lambda packed, inputs, config: run(*inputs), lambda packed: ())
+def _implementation(name: str, run: Callable[..., Tensor]) -> stages.Implementation:
+    return stages.Implementation(name, lambda: None, lambda packed, inputs, config: run(*inputs), lambda packed: ())
 
 
 def _of_stage(step: Step, stage: Stage) -> Callable[..., Tensor]:

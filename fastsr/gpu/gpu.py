@@ -219,7 +219,7 @@ class PreparedGpu:
 
     def _choose(self, stage: stages.Stage, inputs: Sequence[Tensor]) -> stages.Candidate | None:
         shape = inputs[0].shape
-        if self.measures and len(stage.ways) > 1 and self.choices.is_new(stage, shape):
+        if self.measures and len(stage.implementations) > 1 and self.choices.is_new(stage, shape):
             tuning.tune(stage, inputs, self.choices, None, defaults=True)
         return self.choices.of(stage, shape)
 
@@ -269,7 +269,7 @@ class PreparedGpu:
         for row in found:
             stage = of[row["out"]]
             chosen = self.choices.of(stage, (1, *shapes[stage.inputs[0]]))
-            who = f"{stage.ways[0].name if chosen is None else chosen.way} {stage.precision}"
+            who = f"{stage.implementations[0].name if chosen is None else chosen.implementation} {stage.precision}"
             if chosen is not None:
                 who += " tuned"
             if stage.note:

@@ -40,7 +40,7 @@ class Runs(Protocol):
     def launch(self, packed: Any, *inputs: Tensor, **params: Any) -> Tensor: ...
 
     def candidates(self, packed: Any, device: torch.device) -> Sequence[Any]:
-        """Configurations that `launch(config=)` takes, the default first; none where there is but one way."""
+        """Configurations that `launch(config=)` takes, the default first; none where there is but one implementation."""
         ...
 
 
@@ -82,14 +82,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What tuning chooses among: a way of a stage, and a configuration of its kernel (None: the kernel has but one)."""
+    """What tuning chooses among: an implementation of a stage, and a configuration of its kernel (None: the kernel has but one)."""
 
-    way: str
+    implementation: str
     config: Any = None
 
 
 @dataclass(frozen=True)
-class Way:
+class Implementation:
     """A stage as one backend runs it. Its weights are packed when they are first needed."""
 
     name: str  # "triton", "triton shallow", "cuda", "torch"
@@ -113,7 +113,7 @@ class Stage:
     """One launch: a step, or several steps as one."""
 
     steps: tuple[Step, ...]
-    ways: tuple[Way, ...]  # the first unless tuning chose another
+    implementations: tuple[Implementation, ...]  # the first unless tuning chose another
     inputs: tuple[str, ...]
     plain: Callable[..., Tensor]
     """(inputs, dtype): the steps by torch in that dtype, what candidates are compared with"""
@@ -136,16 +136,24 @@ class Stage:
     @property
     def scratch(self) -> int:
         """Bytes per pixel of the first input that a run holds beside inputs and output."""
-        return max(way.scratch for way in self.ways)
+        return max(implementation.scratch for implementation in self.implementations)
 
     def run(self, inputs: Sequence[Tensor], chosen: Candidate | None) -> Tensor:
-        """The stage by a candidate; by the first way's default where none was chosen."""
-        way = self.ways[0] if chosen is None else next(way for way in self.ways if way.name == chosen.way)
-        return way.launch(way.packed, inputs, None if chosen is None else chosen.config)
+        """The stage by a candidate; by the first implementation's default where none was chosen."""
+        implementation = (
+            self.implementations[0]
+            if chosen is None
+            else next(
+                implementation
+                for implementation in self.implementations
+                if implementation.name == chosen.implementation
+            )
+        )
+        return implementation.launch(implementation.packed, inputs, None if chosen is None else chosen.config)
 
     def candidates(self) -> list[Candidate]:
-        """Every configuration of every way, the default first. Raises RuntimeError where a way cannot be packed."""
-        return [candidate for way in self.ways for candidate in way.candidates]
+        """Every configuration of every implementation, the default first. Raises RuntimeError where an implementation cannot be packed."""
+        return [candidate for implementation in self.implementations for candidate in implementation.candidates]
 
 
 def build(
@@ -153,7 +161,7 @@ def build(
     weights: Mapping[str, Tensor],  # fp32, on the CPU
     backends: Sequence[str],
     target: Target,
-    rivals: bool = False,  # every backend that supports a step is a way, not the first alone
+    rivals: bool = False,  # every backend that supports a step is an implementation, not the first alone
     samples: Mapping[str, Tensor] | None = None,  # of precision fp8, by fp8.samples
 ) -> list[Stage]:
     """The stages of a plan, in order; every step is in exactly one."""
@@ -190,7 +198,7 @@ def _in_e4m3(
     note = ""
     if "triton" in backends:
         found = _single(step, weights, ("triton",), target, False, sample)
-        if found.ways[0].name == "triton":
+        if found.implementations[0].name == "triton":
             return found
         note = found.note
     found = _single(step, weights, backends, replace(target, precision="fp16"), rivals)
@@ -229,18 +237,18 @@ def _single(
     def by_torch(packed: Any, inputs: Sequence[Tensor], config: Any) -> Tensor:
         return plain(inputs, target.dtype, timed=True)
 
-    found: list[Way] = []
+    found: list[Implementation] = []
     note = ""
-    for backend, way in _kernels(step, weights, backends, target, sample):
-        if not found and (reason := _unusable(way)):
+    for backend, implementation in _kernels(step, weights, backends, target, sample):
+        if not found and (reason := _unusable(implementation)):
             note = note or f"{backend}: {reason}"
-        elif isinstance(way, Way):
-            found.append(way)
+        elif isinstance(implementation, Implementation):
+            found.append(implementation)
             if not rivals:
                 break
     alone = not found
     if alone or step.op in BY_LIBRARY:
-        found.append(Way("torch", lambda: None, by_torch, lambda packed: ()))
+        found.append(Implementation("torch", lambda: None, by_torch, lambda packed: ()))
     return Stage(
         (step,),
         tuple(found),
@@ -249,7 +257,7 @@ def _single(
         capturable=not alone or step.op not in SYNCHRONOUS,
         note=note,
         precision=target.precision,
-        key=f"{'/'.join(way.name for way in found)} {_key((step,), weights)}",
+        key=f"{'/'.join(implementation.name for implementation in found)} {_key((step,), weights)}",
     )
 
 
@@ -259,8 +267,8 @@ def _kernels(
     backends: Sequence[str],
     target: Target,
     sample: Tensor | None,
-) -> Iterator[tuple[str, Way | str]]:
-    """The backends that have a kernel for a step, in order, each with its way or with why the kernel declines."""
+) -> Iterator[tuple[str, Implementation | str]]:
+    """The backends that have a kernel for a step, in order, each with its implementation or with why the kernel declines."""
     mine, shapes = _weights(step, weights), _shapes(step, weights)
     params = {**step.params, **({"tf32": True} if target.tf32 else {}), **({} if sample is None else {"fp8": sample})}
     for backend in backends:
@@ -277,24 +285,24 @@ def _kernels(
             return kernel.pack(mine, params, working, target.device)
 
         scratch = kernel.scratch(params, shapes, target.dtype.itemsize)
-        yield backend, _way(backend, kernel, pack, dict(step.params), target.device, scratch)
+        yield backend, _implementation(backend, kernel, pack, dict(step.params), target.device, scratch)
 
 
-def _unusable(way: Way | str) -> str:
-    """Why a way cannot be the first: its kernel declines, or cannot be compiled and loaded, which is found out here."""
-    if isinstance(way, str):
-        return way
+def _unusable(implementation: Implementation | str) -> str:
+    """Why an implementation cannot be the first: its kernel declines, or cannot be compiled and loaded, which is found out here."""
+    if isinstance(implementation, str):
+        return implementation
     try:
-        way.packed  # noqa: B018
+        implementation.packed  # noqa: B018
     except RuntimeError as e:
         return str(e)
     return ""
 
 
-def _way(
+def _implementation(
     name: str, kernel: Runs, pack: Callable[[], Any], params: dict[str, Any], device: torch.device, scratch: int = 0
-) -> Way:
-    """A module of fastsr.kernels as a way."""
+) -> Implementation:
+    """A module of fastsr.kernels as an implementation."""
 
     def launch(packed: Any, inputs: Sequence[Tensor], config: Any) -> Tensor:
         tuned = {} if config is None else {"config": config}
@@ -303,7 +311,7 @@ def _way(
     def configs(packed: Any) -> Sequence[Any]:
         return tuple(kernel.candidates(packed, device))
 
-    return Way(name, pack, launch, configs, scratch)
+    return Implementation(name, pack, launch, configs, scratch)
 
 
 def _fused(
@@ -331,14 +339,14 @@ def _fused(
         def pack(mine: Any = mine, params: Any = params) -> Any:
             return shallow.pack(mine, params, target.dtype, target.device)
 
-        way = _way("triton shallow", shallow, pack, {}, target.device)
+        implementation = _implementation("triton shallow", shallow, pack, {}, target.device)
         return Stage(
             run,
-            (way,),
+            (implementation,),
             _inputs(run),
             _plain(run, weights, target),
             precision=target.precision,
-            key=f"{way.name} {_key(run, weights)}",
+            key=f"{implementation.name} {_key(run, weights)}",
         )
     return None
 

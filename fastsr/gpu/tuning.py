@@ -56,9 +56,13 @@ class Choices:
         kept = self.found.get(row_of(stage, shape)) if self.found else None
         if not isinstance(kept, dict):
             return None
-        mine = (way for way in stage.ways if way.name == kept.get("way"))
+        mine = (
+            implementation
+            for implementation in stage.implementations
+            if implementation.name == kept.get("implementation")
+        )
         try:
-            return next((c for way in mine for c in way.candidates if asdict(c) == kept), None)
+            return next((c for implementation in mine for c in implementation.candidates if asdict(c) == kept), None)
         except RuntimeError:  # a backend that has gone since
             return None
 
@@ -100,14 +104,14 @@ def tune(
 ) -> list[dict[str, Any]]:
     """Compare, then time the candidates of a stage on these inputs; keep the fastest eligible one.
 
-    defaults: of each way the first only, so that what is chosen is the backend.
+    defaults: of each implementation the first only, so that what is chosen is the backend.
     """
     return choose(trials(stage, inputs, defaults), choices, measure)
 
 
 def trials(stage: Stage, inputs: Sequence[Tensor], defaults: bool = False) -> list[Trial]:
     """The candidates of a stage, compiled and compared; none where there is nothing to choose. Times nothing."""
-    if len(stage.ways) == 1 and (defaults or len(stage.candidates()) == 1):
+    if len(stage.implementations) == 1 and (defaults or len(stage.candidates()) == 1):
         return []
     small = _crop(inputs)
     watch(f"computing {stage.key} in fp64")
@@ -120,18 +124,23 @@ def trials(stage: Stage, inputs: Sequence[Tensor], defaults: bool = False) -> li
     except RuntimeError:  # torch lacks the memory where our kernels need not
         whole = None
     shape, found = tuple(inputs[0].shape), []
-    for way in stage.ways:
+    for implementation in stage.implementations:
         try:
-            candidates = way.candidates[:1] if defaults else way.candidates
+            candidates = implementation.candidates[:1] if defaults else implementation.candidates
         except RuntimeError as e:  # another backend's kernel that cannot be compiled
-            failed = {"way": way.name, "config": None, "seconds": None, "failed": f"{type(e).__name__}: {e}"}
-            found.append(Trial(stage, shape, Candidate(way.name), {"stage": stage.key, **failed}))
+            failed = {
+                "implementation": implementation.name,
+                "config": None,
+                "seconds": None,
+                "failed": f"{type(e).__name__}: {e}",
+            }
+            found.append(Trial(stage, shape, Candidate(implementation.name), {"stage": stage.key, **failed}))
             continue
         for candidate in candidates:
             row: dict[str, Any] = {"stage": stage.key, **asdict(candidate), "limit": limit, "seconds": None}
             trial = Trial(stage, shape, candidate, row)
             found.append(trial)
-            if candidate.way == "torch":  # what the others are compared with
+            if candidate.implementation == "torch":  # what the others are compared with
                 trial.launch = lambda candidate=candidate: stage.run(inputs, candidate)
                 continue
             watch(f"comparing {stage.key} by {candidate}")

@@ -48,7 +48,7 @@ class Case:
     height: int
     width: int
     seed: int = 0
-    way: str = ""
+    algorithm: str = ""
     settings: tuple[Setting, ...] = field(default=(Setting(),))
 
     @property

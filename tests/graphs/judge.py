@@ -154,19 +154,19 @@ def check(case: Case, worker: Worker) -> None:
         if not np.isfinite(out).all():
             raise Unwritten(f"{who}: {int((~np.isfinite(out)).sum())} of {out.size} numbers are none")
         if not row["bf16"]:
-            near(who, row["ways"], out, known)
+            near(who, row["kernels"], out, known)
         elif not any(step["op"] == "anchored_regression" for step in case.plan["steps"]):
             rough(who, out, known)  # else a tie is likely
         if row["problems"]:
             raise Unstable(f"{who}: " + "\n".join(row["problems"]))
 
 
-def near(who: str, ways: list[str], out: np.ndarray, known: Truth) -> None:
+def near(who: str, kernels: list[str], out: np.ndarray, known: Truth) -> None:
     """fp32: at most FACTOR times plain torch's error, more where Winograd's blocks are."""
     sure = ~known.unsure
     if not sure.any():
         return
-    blocks = max((value for name, value in WINOGRAD.items() if any(name in way for way in ways)), default=1.0)
+    blocks = max((value for name, value in WINOGRAD.items() if any(name in kernel for kernel in kernels)), default=1.0)
     factor = blocks * max(1.0, (known.chain / CHAIN) ** 0.5)
     plain = float(np.abs(known.plain - known.exact)[sure].max())
     limit = max(FACTOR * factor * plain, FLOOR * blocks * max(1.0, known.size))

@@ -68,7 +68,7 @@ class Frame:
     width: int
     seed: int
     bare: bool  # the last step makes `out` itself, where it can; else a convolution more
-    way: str
+    algorithm: str
     settings: tuple[Setting, ...]
 
 
@@ -125,7 +125,7 @@ def frames() -> st.SearchStrategy[Frame]:
         width=st.one_of(st.integers(1, 9), small, odd, st.integers(1, 300)),
         seed=st.integers(0, 9),
         bare=st.booleans(),
-        way=st.sampled_from(["", "", "", "", "", "direct", "columns", "tiles"]),
+        algorithm=st.sampled_from(["", "", "", "", "", "direct", "columns", "tiles"]),
         settings=settings(),
     )
 
@@ -162,7 +162,7 @@ class Builder:
             self.height,
             self.width,
             self.frame.seed,
-            self.frame.way,
+            self.frame.algorithm,
             self.tiled(self.frame.settings),
         )
 

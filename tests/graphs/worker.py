@@ -28,7 +28,7 @@ class Runs:
         self.x = case.image()
         self.problems: list[str] = []
         self.out: np.ndarray | None = None
-        self.ways: list[str] = []
+        self.kernels: list[str] = []
 
     def session(self, setting: Setting, poison: bool, limit: int = 0) -> _core.Session:
         return _core.Session(
@@ -41,13 +41,13 @@ class Runs:
             poison=poison,
             shuffle=setting.shuffle,
             bf16=self.bf16,
-            way=self.case.way,
+            algorithm=self.case.algorithm,
         )
 
     def run(self) -> None:
         first = self.session(self.case.settings[0], poison=True)
         self.out = first.run(self.x)
-        self.ways = [row["who"] for row in first.explain(self.case.height, self.case.width)]
+        self.kernels = [row["who"] for row in first.explain(self.case.height, self.case.width)]
         memory = first.memory(self.case.height, self.case.width)
         for setting in self.case.settings[1:]:
             try:
@@ -83,7 +83,7 @@ def answer(case: Case) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
             except (FastsrError, RuntimeError, ValueError) as e:
                 runs.problems.append(f"refused: {type(e).__name__}: {e}")
             shape = None if runs.out is None else runs.out.shape
-            rows.append({"isa": isa, "bf16": bf16, "ways": runs.ways, "problems": runs.problems, "shape": shape})
+            rows.append({"isa": isa, "bf16": bf16, "kernels": runs.kernels, "problems": runs.problems, "shape": shape})
             if runs.out is not None:
                 outputs.append(runs.out)
     return rows, outputs

@@ -128,8 +128,8 @@ def test_large_outputs_are_written_past_the_caches() -> None:
         assert np.abs(session.run(inputs[0], out=out) - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize("way", ["direct", "columns", "tiles"])
-def test_no_number_stays_none(way: str) -> None:
+@pytest.mark.parametrize("algorithm", ["direct", "columns", "tiles"])
+def test_no_number_stays_none(algorithm: str) -> None:
     """A NaN comes out of relu as it comes out of torch's: training must see that it has diverged."""
     x = image(1, 8, 20, 20)
     x[3, 9, 9] = np.nan
@@ -137,7 +137,7 @@ def test_no_number_stays_none(way: str) -> None:
     for how in ({"activation": "relu"}, {"input_activation": "relu"}, {"activation": "leaky_relu"}):
         alone = step("conv2d", ("x",), "out", {"w": "w0"}, slope=0.1, **how).to_dict()
         for isa in _core.isas():
-            out = _core.Session(alone, weights, channels=[8], isa=isa, way=way).run(x)
+            out = _core.Session(alone, weights, channels=[8], isa=isa, algorithm=algorithm).run(x)
             assert np.isnan(out[:, 8:11, 8:11]).all(), (isa, how)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways of a convolution: each is right, and the one that the kernel's estimate chooses is about the fastest."""
+"""The algorithms of a convolution: each is right, and the one that the kernel's estimate chooses is about the fastest."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fastsr.errors import InputError
 from fastsr.plan import Plan
 from fastsr.testing import assert_matches, conv_weights, halves, rng, step
 
-WAYS = ("direct", "columns", "tiles", "tiles6")
+ALGORITHMS = ("direct", "columns", "tiles", "tiles6")
 NEAR = 1.4
-"""time of the chosen way over the fastest's; measured 1.0 to 1.3, and the machine has moods"""
+"""time of the chosen algorithm over the fastest's; measured 1.0 to 1.3, and the machine has moods"""
 SIDE = 128
 
 
@@ -30,19 +30,21 @@ def model(ci: int, co: int, k: int, border: str) -> tuple[Plan, dict[str, np.nda
     return Plan("rgb", 1, steps), conv_weights([(ci, 3, 1), (co, ci, k), (3, co, 1)], ci + co)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("ci", "co", "k", "border"), [(16, 24, 3, "zero"), (8, 32, 5, "symmetric")])
-def test_every_way_is_right(ci: int, co: int, k: int, border: str, way: str) -> None:
+def test_every_way_is_right(ci: int, co: int, k: int, border: str, algorithm: str) -> None:
     plan, weights = model(ci, co, k, border)
     x = rng(1).random((3, 23, 37), dtype=np.float32)
     expected = executors.get("reference").prepare(plan, weights, precision="fp64").run(x)
     for isa in _core.isas():
-        assert_matches(_core.Session(plan.to_dict(), weights, isa=isa, way=way, poison=True).run(x), expected)
+        assert_matches(
+            _core.Session(plan.to_dict(), weights, isa=isa, algorithm=algorithm, poison=True).run(x), expected
+        )
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("border", ["zero", "replicate"])
-def test_every_way_takes_joined_inputs(border: str, way: str) -> None:
+def test_every_way_takes_joined_inputs(border: str, algorithm: str) -> None:
     """Of values under this border, and of one that another step reads under another: windows that are clipped or not."""
     steps = (
         step("conv2d", ("lr",), "a", {"w": "w0"}, activation="relu"),
@@ -55,13 +57,15 @@ def test_every_way_takes_joined_inputs(border: str, way: str) -> None:
         x = rng(1).random(shape, dtype=np.float32)
         expected = executors.get("reference").prepare(plan, weights, precision="fp64").run(x)
         for isa in _core.isas():
-            assert_matches(_core.Session(plan.to_dict(), weights, isa=isa, way=way, poison=True).run(x), expected)
+            assert_matches(
+                _core.Session(plan.to_dict(), weights, isa=isa, algorithm=algorithm, poison=True).run(x), expected
+            )
 
 
 def test_a_way_there_is_not() -> None:
     plan, weights = model(8, 8, 3, "zero")
-    with pytest.raises(InputError, match="way='fft' is not one of direct, columns, tiles, tiles6"):
-        _core.Session(plan.to_dict(), weights, way="fft")
+    with pytest.raises(InputError, match="algorithm='fft' is not one of direct, columns, tiles, tiles6"):
+        _core.Session(plan.to_dict(), weights, algorithm="fft")
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
@@ -87,24 +91,26 @@ def test_the_chosen_way_is_about_the_fastest(ci: int, co: int, k: int, border: s
     plan, weights = model(ci, co, k, border)
     x = rng(2).random((3, SIDE, SIDE), dtype=np.float32)
     sessions = {
-        way: _core.Session(plan.to_dict(), weights, threads=1, way=way, bf16=bf16, isa=halves()[-1] if bf16 else "")
-        for way in (*WAYS, "")
+        algorithm: _core.Session(
+            plan.to_dict(), weights, threads=1, algorithm=algorithm, bf16=bf16, isa=halves()[-1] if bf16 else ""
+        )
+        for algorithm in (*ALGORITHMS, "")
     }
     best = dict.fromkeys(sessions, math.inf)
     for _ in range(10):  # a loaded machine gets more turns
         for _ in range(3):
-            for way, session in sessions.items():
+            for algorithm, session in sessions.items():
                 begin = time.thread_time()  # one thread runs where it is called: others' turns do not count
                 session.run(x)
-                best[way] = min(best[way], time.thread_time() - begin)
+                best[algorithm] = min(best[algorithm], time.thread_time() - begin)
         if best[""] <= NEAR * min(best.values()):
             break
     assert best[""] <= NEAR * min(best.values()), {k: f"{1e3 * v:.2f} ms" for k, v in best.items()}
 
 
-@pytest.mark.parametrize("way", ["tiles", "tiles6"])
+@pytest.mark.parametrize("algorithm", ["tiles", "tiles6"])
 @pytest.mark.parametrize(("ci", "co"), [(33, 19), (300, 40)])
-def test_tiles_at_every_edge_alike_in_every_task(ci: int, co: int, way: str) -> None:
+def test_tiles_at_every_edge_alike_in_every_task(ci: int, co: int, algorithm: str) -> None:
     """Of sizes around those of a block, a vector of blocks and a band, of channels around those of a run of products."""
     plan, weights = model(ci, co, 3, "zero")
     for h, w in ((1, 1), (5, 6), (7, 97), (13, 95), (20, 209)):
@@ -112,7 +118,7 @@ def test_tiles_at_every_edge_alike_in_every_task(ci: int, co: int, way: str) -> 
         expected = executors.get("reference").prepare(plan, weights, precision="fp64").run(x)
         for isa in _core.isas():
             outs = [
-                _core.Session(plan.to_dict(), weights, isa=isa, way=way, poison=True, **how).run(x)
+                _core.Session(plan.to_dict(), weights, isa=isa, algorithm=algorithm, poison=True, **how).run(x)
                 for how in ({}, {"tile": 16, "threads": 1}, {"tile": 6, "threads": 2, "shuffle": 3})
             ]
             assert_matches(outs[0], expected)
@@ -125,6 +131,6 @@ def test_the_error_of_long_sums() -> None:
     plan, weights = model(256, 16, 3, "zero")
     x = rng(3).random((3, 48, 48), dtype=np.float32)
     expected = executors.get("reference").prepare(plan, weights, precision="fp64").run(x)
-    for way, most in (("tiles", 1.2e-6), ("tiles6", 3.5e-6)):
-        out = _core.Session(plan.to_dict(), weights, way=way).run(x)
+    for algorithm, most in (("tiles", 1.2e-6), ("tiles6", 3.5e-6)):
+        out = _core.Session(plan.to_dict(), weights, algorithm=algorithm).run(x)
         assert np.sqrt(np.mean((out - expected) ** 2) / np.mean(expected**2)) <= most
