@@ -12,7 +12,16 @@ import pytest
 from fastsr.benchmark import ENGINES, cases
 
 FULL = os.environ.get("FASTSR_BENCH_FULL") == "1"
-SMALL = {"srcnn": (160, 90), "btsrn": (64, 36), "crnet_a": (24, 24), "crnet_b": (16, 16)}
+SMALL = {
+    "srcnn": (160, 90),
+    "btsrn": (64, 36),
+    "crnet_a": (24, 24),
+    "crnet_b": (16, 16),
+    "span_x4": (80, 45),
+    "span_small_x4": (80, 45),
+    "compact": (80, 45),
+    "rrdb": (24, 24),
+}
 CASES = cases.networks()
 
 

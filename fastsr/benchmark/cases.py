@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -152,14 +152,17 @@ def scale_shift() -> Case:
 
 
 def networks() -> list[Case]:
-    """Whole networks at the sizes and of the widths of their papers, with random weights: time does not depend on them.
+    """Whole networks at the sizes and of the widths of their papers, with random weights, on which time does not depend. SPAN has
+    its own: the peers' errors grow with a random one's gates.
 
     Needs torch, for their modules.
     """
     import torch
 
     from fastsr.families.btsrn import BTSRN
+    from fastsr.families.compact import Compact
     from fastsr.families.crnet import CRNetA, CRNetB
+    from fastsr.families.rrdb import RRDB
     from fastsr.families.srcnn import SRCNN
 
     torch.manual_seed(0)
@@ -170,10 +173,14 @@ def networks() -> list[Case]:
         ("btsrn x3", BTSRN(3), (320, 180)),
         ("crnet_a x2", CRNetA(2), (128, 128)),
         ("crnet_b x2", CRNetB(2), (96, 96)),
+        ("compact 64-16 x4", Compact(4, 64, 16), (320, 180)),
+        ("compact 64-32 x4", Compact(4, 64, 32), (320, 180)),
+        ("rrdb 6 blocks x4", RRDB(4, 6), (128, 128)),
     ):
-        module.reset()
+        if not isinstance(module, (Compact, RRDB)):  # which begin as torch makes them
+            module.reset()
         found.append(Case(f"{name} (random)", *module.lower(), frame=frame))
-    return found
+    return [*found, *(replace(model(name), frame=(320, 180)) for name in ("span_x4", "span_small_x4"))]
 
 
 def ops(scales: tuple[int, ...] = (3,)) -> list[Case]:

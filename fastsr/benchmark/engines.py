@@ -30,10 +30,11 @@ ENGINES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO, precision pinned to f32",
     "ncnn": "ncnn, its half floats switched off",
+    "mnn": "MNN, at high precision",
 }
 """name -> what it is, in the order of the tables"""
-FOREIGN = ("onnxruntime", "openvino", "ncnn")
-"""engines of foreign.py, which need the package of their name (the first two also onnx)"""
+FOREIGN = ("onnxruntime", "openvino", "ncnn", "mnn")
+"""engines of foreign.py, which need the package of their name (all but ncnn also onnx)"""
 HALF = ("fastsr", "torch", "torch-compile", "torch-best", "torch-best-compile", "openvino", "ncnn")
 """engines that can run in bf16: torch by autocast, ncnn by storing bf16"""
 
@@ -42,6 +43,8 @@ def _needs(name: str) -> tuple[str, ...]:
     """The packages behind an engine."""
     if name == "fastsr":
         return ()
+    if name == "mnn":
+        return ("MNN", "onnx")
     return ("torch",) if name not in FOREIGN else (name,) if name == "ncnn" else (name, "onnx")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other runtimes as engines: ONNX Runtime, OpenVINO and ncnn, for plans of the layers that they have.
+"""Other runtimes as engines: ONNX Runtime, OpenVINO, ncnn and MNN, for plans of the layers that they have.
 
 The network is written in each runtime's own format from the plan, with fixed shapes, as its users would deploy it; its
 graph optimiser, its Winograd and its layouts are its own. A bicubic step is fastsr's (about 1 ms at 1080p), its image a
@@ -8,8 +8,10 @@ second input. fp32 unless asked: OpenVINO and ncnn would otherwise take bfloat16
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ Make = Callable[[Sequence[Layer], Mapping[str, tuple[int, ...]], tuple[int, ...]
 
 def prepare(name: str, plan: Plan, weights: Mapping[str, np.ndarray], threads: int, precision: str = "fp32") -> Run:
     """The engine's function. Raises DeviceError for a plan with other ops or a border it does not have."""
-    make: Make = {"onnxruntime": _onnxruntime, "openvino": _openvino, "ncnn": _ncnn}[name]
+    make: Make = {"onnxruntime": _onnxruntime, "openvino": _openvino, "ncnn": _ncnn, "mnn": _mnn}[name]
     steps = list(plan.steps)
     bicubic: dict[str, int] = {}
     if steps[0].op == "resize_bicubic" and steps[0].inputs == (INPUT,):
@@ -210,3 +212,48 @@ def _ncnn(
         return np.array(found)
 
     return run
+
+
+def _mnn(
+    network: Sequence[Layer],
+    shapes: Mapping[str, tuple[int, ...]],
+    out: tuple[int, ...],
+    threads: int,
+    precision: str,
+) -> Network:
+    with _no_output():
+        # Its converter without MNN.tools, whose import installs packages that report on the user.
+        import _tools
+        from MNN import expr, nn
+
+        with tempfile.TemporaryDirectory() as folder:
+            given, made = Path(folder) / "net.onnx", Path(folder) / "net.mnn"
+            given.write_bytes(onnx_model(network, shapes, out))
+            names = ["--modelFile", str(given), "--MNNModel", str(made), "--bizCode", "fastsr"]
+            _tools.mnnconvert(["mnnconvert", "-f", "ONNX", *names])
+            options = {"backend": "CPU", "precision": "high", "numThread": threads}
+            runtime = nn.create_runtime_manager((options,))
+            module = nn.load_module_from_file(str(made), list(shapes), [OUTPUT], runtime_manager=runtime)
+    given_to = {name: expr.placeholder([1, *shape], expr.NCHW) for name, shape in shapes.items()}
+
+    def run(images: Images) -> np.ndarray:
+        for name, x in images.items():
+            given_to[name].write(np.ascontiguousarray(x[None]))
+        found = module.forward(list(given_to.values()))[0]
+        out: np.ndarray = np.array(expr.convert(found, expr.NCHW).read())[0]
+        return out
+
+    return run
+
+
+@contextlib.contextmanager
+def _no_output() -> Iterator[None]:
+    """What libraries write to standard output themselves goes nowhere."""
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
