@@ -65,7 +65,7 @@ def test_the_executor_gpu_takes_the_faster_backend(emulation: Any, tmp_path: Pat
     made = executors.get("gpu").prepare(plan, weights, precision="fp16", device="cpu")
     made.choices = tuning.Choices(torch.device("cpu"), tmp_path / "tuning.json")  # type: ignore[attr-defined]
     stage = made.stages[1]  # type: ignore[attr-defined]
-    assert [way.name for way in stage.ways] == ["triton", "cuda"]
+    assert [implementation.name for implementation in stage.implementations] == ["triton", "cuda"]
     assert made.explain(9, 13)[1]["who"] == "triton fp16"
     clock = iter(range(100, 0, -1))  # the later the faster
     rows = made.tune(1, 9, 13, measure=lambda launch: float(next(clock)))  # type: ignore[attr-defined]

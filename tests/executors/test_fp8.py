@@ -82,8 +82,10 @@ def test_tuning_compares_with_what_e4m3_resolves(device: Any, tmp_path: Path) ->
     stage = made.stages[at]
     assert stage.precision == "fp8"
     x = torch.from_numpy(rng(1).random((1, 16, 4, 6), dtype=np.float32)).half().to(device)
-    (way,) = stage.ways
-    few = replace(stage, ways=(replace(way, configs=lambda packed: way.configs(packed)[:2]),))
+    (implementation,) = stage.implementations
+    few = replace(
+        stage, implementations=(replace(implementation, configs=lambda packed: implementation.configs(packed)[:2]),)
+    )
     rows = tuning.tune(few, [x], made.choices, lambda launch: 1.0)
     assert [row["seconds"] for row in rows] == [1.0, 1.0]
 

@@ -331,7 +331,7 @@ def test_tuning_keeps_the_fastest_candidate_that_is_right(
     assert len(candidates) == 4
     wrong, slow, apart = candidates[:3]
     clock = iter(range(1, 1000))
-    honest = stage.ways[0].launch
+    honest = stage.implementations[0].launch
 
     def launch(packed: Any, inputs: Any, config: Any) -> Any:
         if config == slow.config:
@@ -341,7 +341,9 @@ def test_tuning_keeps_the_fastest_candidate_that_is_right(
             return out * 1.5
         return out * (1.5 if config == wrong.config else 1)
 
-    altered = replace(stage, ways=(replace(stage.ways[0], launch=launch), stage.ways[1]))
+    altered = replace(
+        stage, implementations=(replace(stage.implementations[0], launch=launch), stage.implementations[1])
+    )
     made.stages[made.stages.index(stage)] = altered
     monkeypatch.setattr(tuning, "CROP", 8)
     rows = [
@@ -387,7 +389,10 @@ def test_the_backend_that_measures_faster_runs_a_class_of_sizes(
     x = image(1, 5, 7)
     first = made.run(x)
     convolutions = [stage for stage in made.stages if stage.steps[0].op == "conv2d"]
-    assert all([way.name for way in stage.ways] == ["triton", "torch"] for stage in convolutions)
+    assert all(
+        [implementation.name for implementation in stage.implementations] == ["triton", "torch"]
+        for stage in convolutions
+    )
     assert len(timed) == 2 * len(convolutions)  # each backend's default once
     chosen = [made.choices.of(stage, (1, stage_channels(stage), 10, 14)) for stage in convolutions]
     assert chosen == [Candidate("torch")] * len(convolutions)
@@ -395,7 +400,10 @@ def test_the_backend_that_measures_faster_runs_a_class_of_sizes(
     assert made.run(x).tobytes() == first.tobytes()
     assert len(timed) == 2 * len(convolutions)
     # What a broken installation cannot run any more is not chosen.
-    gone = replace(convolutions[0], ways=(replace(convolutions[0].ways[1], pack=broken), convolutions[0].ways[0]))
+    gone = replace(
+        convolutions[0],
+        implementations=(replace(convolutions[0].implementations[1], pack=broken), convolutions[0].implementations[0]),
+    )
     assert made.choices.of(gone, (1, stage_channels(gone), 10, 14)) is None
 
 
