@@ -107,7 +107,7 @@ def cmd_upscale(inputs: tuple[str, ...], output: str, **options: Any) -> None:
     image.quiet_decoders()
     wish = _wish(options["outscale"], options["size"], options["max_side"])
     model = _model(options["model"], options["scale"], wish)
-    limit = parse_bytes(options["memory_limit"]) if options["memory_limit"] else None
+    limit = _limit(options["memory_limit"])
     ending = (options["format"] or "").lower().removeprefix(".") or None
     scale = options["scale"] or _scale_of(model)
     made = targets.items(inputs, output, targets.Naming(ending, scale, model), options["recursive"])
@@ -128,6 +128,16 @@ def cmd_upscale(inputs: tuple[str, ...], output: str, **options: Any) -> None:
     if options["stats"]:
         click.echo(f"fastsr: {work.stats.line()}", err=True)
     raise click.exceptions.Exit(code)
+
+
+def _limit(text: str | None) -> int | None:
+    """The bytes that the process may hold, which it is set up to keep within."""
+    if not text:
+        return None
+    from fastsr import strips
+
+    strips.give_back_freed()
+    return parse_bytes(text)
 
 
 def _wish(times: float | None, size: str | None, side: int | None) -> Wish:
@@ -200,7 +210,7 @@ def cmd_plan(inputs: tuple[str, ...], as_json: bool, **options: Any) -> None:
     image.quiet_decoders()
     wish = _wish(options["outscale"], options["size"], options["max_side"])
     model = _model(options["model"], options["scale"], wish)
-    limit = parse_bytes(options["memory_limit"]) if options["memory_limit"] else None
+    limit = _limit(options["memory_limit"])
     options |= {"executor": "auto", "tile": None, "self_ensemble": False}
     upscaler = _load(model, limit, options)
     wanted, base, code, rows = batch.Options(wish, memory_limit=limit), strips.resident(), 0, []

@@ -185,7 +185,8 @@ def test_every_engine_computes_every_family(engine: str, family: str) -> None:
     given = x.copy()
     expected = engines.prepare("fastsr", plan, weights)(x)
     out = engines.prepare(engine, plan, weights, 2)(x)
-    assert np.abs(out - expected).max() < 1e-5
+    most = 3e-5 if engine == "mnn" else 1e-5  # MNN's Winograd blocks round more than direct sums do
+    assert np.abs(out - expected).max() < most
     assert np.array_equal(x, given)
 
 
@@ -205,7 +206,7 @@ def test_bf16_is_compared_by_its_distance() -> None:
 
 def test_without_torch(small_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    hidden = ("torch", *engines.FOREIGN)
+    hidden = {package for name in engines.ENGINES for package in engines._needs(name)}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in hidden else find(name, *a))
     path = small_model()
     report = benchmark.run(path, size=(8, 8), repeats=1, seconds=0)

@@ -278,10 +278,12 @@ def test_a_signal_leaves_no_temporary_file(
     """During the write, when the file is there but not yet under its name."""
     model, before = small_model(), signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(os, "fsync", lambda fd: signal.raise_signal(number))
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs behind it
     try:
         assert run("upscale", photo, "-o", photo.with_name("o.png"), "-m", model)[0] == code
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupt)
     assert sorted(path.name for path in photo.parent.iterdir()) == ["photo.png", "small.safetensors"]
 
 

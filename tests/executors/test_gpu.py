@@ -164,8 +164,12 @@ def test_memory_that_is_short_makes_smaller_tiles_of_the_same_pixels(
         return eager(self, x)
 
     monkeypatch.setattr(PreparedGpu, "_eager", short)
-    assert prepare("srcnn_915", device, precision="fp16").run(x).tobytes() == expected.tobytes()
+    out = prepare("srcnn_915", device, precision="fp16").run(x)
     assert len(refused) >= 2
+    if device.type == "cuda":
+        assert out.tobytes() == expected.tobytes()
+    else:  # torch's convolution on the CPU sums in an order that depends on the size
+        np.testing.assert_allclose(out, expected, rtol=0, atol=1e-6)
     monkeypatch.setattr(PreparedGpu, "_eager", lambda self, x: short(self, torch.empty(1, 1, 99, 99)))
     with pytest.raises(LimitError, match="too little free memory"):
         whole.run(x)
