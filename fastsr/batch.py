@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -115,6 +115,19 @@ class Batch:
         waiting: deque[_Work] = deque()
         writes: deque[tuple[Item, Future[None]]] = deque()
         stream = self._upscaler.stream(self._images(items, waiting), return_exceptions=True)
+        with closing(stream):
+            self._take(stream, waiting, writes, pool)
+        for item, future in writes:
+            self._finish(item, future.result)
+
+    def _take(
+        self,
+        stream: Iterator[Any],
+        waiting: deque[_Work],
+        writes: deque[tuple[Item, Future[None]]],
+        pool: ThreadPoolExecutor | None,
+    ) -> None:
+        """Every result to its file."""
         for result in stream:
             work = waiting.popleft()
             if work.failed:
@@ -135,8 +148,6 @@ class Batch:
                 item, future = writes.popleft()
                 self._finish(item, future.result)
             writes.append((work.item, pool.submit(self._write_one, work, frame)))
-        for item, future in writes:
-            self._finish(item, future.result)
 
     def _finish(self, item: Item, wait: Callable[[], None]) -> None:
         try:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -155,18 +154,26 @@ class HostQueue:
     ahead = 2
 
     def __init__(self, engine: HostEngine) -> None:
-        self._engine, self._closed = engine, threading.Event()
+        self._engine, self._closed = engine, False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fastsr")
 
     def submit(self, img: Any) -> Task:
         work = self._engine._take(img, copy=True)
-        future = self._thread.submit(self._engine._do, work, self._progress)
+        future = self._thread.submit(self._run, work)
         return Task(lambda: None, future.result)
 
     def close(self) -> None:
-        self._closed.set()
-        self._thread.shutdown(cancel_futures=True)
+        """Takes no lock and waits for nothing: a stream that was left is closed by the garbage collector, which may run
+        wherever a thread is started or ended, under the very locks of threading that a shutdown needs. What is on its way
+        stops at its next sign of progress, and the thread ends because its pool is gone.
+        """
+        self._closed = True
+        del self._thread
+
+    def _run(self, work: Any) -> Any:
+        self._progress(0)
+        return self._engine._do(work, self._progress)
 
     def _progress(self, done: float) -> None:
-        if self._closed.is_set():
+        if self._closed:
             raise CancelledError

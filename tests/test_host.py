@@ -65,7 +65,7 @@ def test_an_early_end_on_the_cpu_stops_the_run(small_model: Write, monkeypatch: 
     next(running)
     assert begun.wait(10)
     running.close()
-    assert stopped.is_set()
+    assert stopped.wait(10)
     monkeypatch.undo()
     assert len(list(net.stream(frames(3)))) == 3
 

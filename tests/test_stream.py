@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -166,6 +168,17 @@ def test_a_frame_may_be_written_again(net: Upscaler) -> None:
 
     for img, out in zip(images, net.stream(source()), strict=True):
         assert same(out, net.upscale(img))
+
+
+def test_an_end_takes_none_of_threadings_locks(net: Upscaler) -> None:
+    """The garbage collector closes a stream that was left, in a thread that may hold them."""
+    running = net.stream(frames(9))
+    next(running)
+    ends = threading.Thread(target=running.close, daemon=True)
+    with concurrent.futures.thread._global_shutdown_lock:
+        ends.start()
+        ends.join(10)
+        assert not ends.is_alive()
 
 
 def test_an_early_end(net: Upscaler) -> None:
