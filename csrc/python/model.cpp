@@ -60,8 +60,7 @@ void register_model(py::module_& m) {
         return from_model(fastsr::read_model(fastsr::memory_bytes(view.data(), view.size()), name));
       },
       py::arg("data"), py::arg("name") = "");
-  m.def(
-      "read_metadata", [](const py::bytes& path) { return fastsr::read_metadata(path); }, py::arg("path"));
+  m.def("read_metadata", [](const py::bytes& path) { return fastsr::read_metadata(path); }, py::arg("path"));
   m.def(
       "parse_plan", [](const py::bytes& text) { return from_plan(fastsr::parse_plan(std::string_view(text))); },
       py::arg("text"));
