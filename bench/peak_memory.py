@@ -2,6 +2,7 @@
 """Peak resident memory above a bare interpreter for one upscaling, measured in processes of their own.
 
 python bench/peak_memory.py [MODEL] [WxH]        target: annet_x3 at 640x360 takes at most 300 MB
+python bench/peak_memory.py all 3000x2000        a table of the shipped models
 """
 
 from __future__ import annotations
@@ -48,8 +49,23 @@ def measure(model: str = "annet_x3", width: int = 640, height: int = 360, thread
     }
 
 
+def table(width: int, height: int) -> None:
+    """The peak of every shipped model, and what it is over the bytes of the input and the result together."""
+    import fastsr
+
+    print(f"| {width}x{height} RGB, 8 bits | peak, MB | of input and result |\n|---|---:|---:|")
+    for model in fastsr.models():
+        peak = measure(model.name, width, height)["peak_mb"]
+        images = 3 * width * height * (1 + model.scale**2) / 1e6
+        print(f"| `{model.name}` | {peak:.0f} | {peak / images:.1f} x |", flush=True)
+
+
 if __name__ == "__main__":
     name = sys.argv[1] if len(sys.argv) > 1 else "annet_x3"
     size = sys.argv[2] if len(sys.argv) > 2 else "640x360"
-    for key, value in measure(name, *(int(n) for n in size.split("x"))).items():
-        print(f"{key:22} {value:8.1f}")
+    w, h = (int(n) for n in size.split("x"))
+    if name == "all":
+        table(w, h)
+    else:
+        for key, value in measure(name, w, h).items():
+            print(f"{key:22} {value:8.1f}")

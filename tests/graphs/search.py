@@ -95,9 +95,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a folder for what fails, a JSON file each")
+    parser.add_argument("--package", type=Path, help="a folder with a fastsr to try instead of this one")
+    parser.add_argument("--preload", help="a library that must be loaded first: a sanitizer's")
     args = parser.parse_args()
+    if args.package and not args.package.is_dir():
+        parser.error(f"--package: there is no folder {args.package}")
+    preload = {"LD_PRELOAD": args.preload} if args.preload else None
     until = time.monotonic() + 60 * args.minutes
-    worker, found, drawn = Worker(), 0, 0
+    worker, found, drawn = Worker(preload, package=args.package and args.package.resolve()), 0, 0
 
     def more(done: int) -> bool:
         nonlocal drawn

@@ -28,18 +28,24 @@ class Died(Exception):
 
 
 class Worker:
-    def __init__(self, env: dict[str, str] | None = None, seconds: float = SECONDS) -> None:
-        """`env`: added to the worker's, such as LD_PRELOAD of a sanitizer."""
-        ours = [Path(fastsr.__file__).parents[1], Path(__file__).parents[1]]  # the fastsr of this process, and tests/
+    def __init__(
+        self, env: dict[str, str] | None = None, seconds: float = SECONDS, package: Path | None = None
+    ) -> None:
+        """`env`: added to the worker's, such as LD_PRELOAD of a sanitizer. `package`: a folder with another fastsr than this
+        process's.
+        """
+        ours = [package or Path(fastsr.__file__).parents[1], Path(__file__).parents[1]]
         paths = os.pathsep.join([*map(str, ours), *filter(None, sys.path)])
         self.env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": paths, **(env or {})}
         self.seconds = seconds
+        # An editable installation comes before every path, unless site-packages is a path like others.
+        self.options = ["-S"] if package else []
         self.process: subprocess.Popen[bytes] | None = None
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
 
     def send(self, case: Case) -> None:
         if self.process is None:
-            command = [sys.executable, str(Path(__file__).with_name("worker.py"))]
+            command = [sys.executable, *self.options, str(Path(__file__).with_name("worker.py"))]
             pipe = subprocess.PIPE
             self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.errors, env=self.env)
         assert self.process.stdin is not None

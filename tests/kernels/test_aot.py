@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 
+NEWEST = not triton.__version__.startswith("3.6.")  # else the oldest that is allowed
 SCRIPT = Path(__file__).parents[2] / "bench/aot.py"
 PRODUCTS = {"conv_gemm", "conv_image", "pconv", "deconv", "shallow", "score", "project"}
 INSTRUCTION = {80: "mma.sync", 89: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
@@ -35,7 +36,9 @@ def compiled(*options: str) -> list[dict[str, Any]]:
 
 
 def check(row: dict[str, Any]) -> None:
-    assert row["stack"] == 0, f"{row} spills"
+    # Triton 3.6 keeps 8 bytes of one candidate of Blackwell's on the stack, which the tuner then finds slower or not.
+    most = 0 if row["default"] or NEWEST else 8
+    assert row["stack"] <= most, f"{row} spills"
     assert row["shared"] <= row["limit"], row
     if row["kernel"] in PRODUCTS and row["precision"] in ("fp16", "bf16"):
         wanted = {INSTRUCTION[row["arch"]]} | ({"mma.sync"} if row["kernel"] in SMALL else set())
