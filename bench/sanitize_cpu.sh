@@ -35,5 +35,7 @@ if "$compiler" --version | grep -q clang; then
   runtime=libclang_rt.${runtime#lib}
   runtime=${runtime%.so}-$(uname -m).so
 fi
+# libstdc++ must be there when the sanitizer looks for what throws exceptions: Python has none.
+preload="$("$compiler" -print-file-name="$runtime"):$("$compiler" -print-file-name=libstdc++.so.6)"
 PYTHONPATH=tests "$python" -m graphs.search --minutes "${MINUTES:-2}" --seed "${SEED:-0}" --package "$build/package" \
-  --preload "$("$compiler" -print-file-name="$runtime")"
+  --preload "$preload"

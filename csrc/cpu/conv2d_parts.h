@@ -69,17 +69,15 @@ FASTSR_INLINE const float* slopes_of(const Args& a) {
 // Whether the end of a sum takes an exponential.
 FASTSR_INLINE bool curved(const Conv2d& conv) { return conv.activation > Activation::kLeakyRelu; }
 
-// Ends n sums of a row in place: out = f(sum, residual), a residual that is not there being 0.
+// Ends n sums of a row in place: out = f(sum, residual), a residual that is not there being 0. What lies behind the row is
+// not even read: it may be another task's, which writes it at this moment.
 template <typename F>
 FASTSR_INLINE void end_row(float* row, const float* residual, int64_t n, F f) {
-  for (int64_t x = 0; x < n; x += kLanes) {
-    const vf ended = f(load(row + x), residual ? load(residual + x) : set1(0.0f));
-    if (n - x >= kLanes) {
-      store(row + x, ended);
-    } else {
-      store_masked(row + x, ended, first(n - x));
-    }
-  }
+  int64_t x = 0;
+  for (; x + kLanes <= n; x += kLanes) store(row + x, f(load(row + x), residual ? load(residual + x) : set1(0.0f)));
+  if (x == n) return;
+  const mask m = first(n - x);
+  store_masked(row + x, f(load_masked(row + x, m), residual ? load_masked(residual + x, m) : set1(0.0f)), m);
 }
 
 // end_row as a curved step says. The code exists once: exponentials in line cost the ends of other steps up to 10 %.
