@@ -26,6 +26,9 @@ WINOGRAD = {"winograd4x4": 2.5, "winograd6x1": 3.0, "winograd4x1": 2.5}
 3.0, 3.0, 2.7 (6 x 1); 1.4, 1.6, 2.3 (4 x 1)."""
 FLOOR = 2e-6
 """of the largest value: what plain torch's error, of one draw, may happen to be short by"""
+ADDITION = 2 * 2.0**-24
+"""of the largest value, times the root of the number of products: sums begin with the bias (torch adds it last), and where it is
+large every addition rounds as it does"""
 TIE = 1e-5
 """scores nearer than this, of their size, may be anchored either way"""
 ROUGH = 0.03
@@ -169,7 +172,8 @@ def near(who: str, kernels: list[str], out: np.ndarray, known: Truth) -> None:
     blocks = max((value for name, value in WINOGRAD.items() if any(name in kernel for kernel in kernels)), default=1.0)
     factor = blocks * max(1.0, (known.chain / CHAIN) ** 0.5)
     plain = float(np.abs(known.plain - known.exact)[sure].max())
-    limit = max(FACTOR * factor * plain, FLOOR * blocks * max(1.0, known.size))
+    floor = max(FLOOR * blocks * max(1.0, known.size), ADDITION * known.size * known.chain**0.5)
+    limit = max(FACTOR * factor * plain, floor)
     differ = np.where(sure, np.abs(out - known.exact), 0)
     if differ.max() > limit:
         at = [int(i) for i in np.unravel_index(differ.argmax(), out.shape)]
