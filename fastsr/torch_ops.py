@@ -12,12 +12,16 @@ dtype); float32 tensors on the CPU through the C++ core, on `torch.get_num_threa
 else by the reference formula, whose errors a wrong shape gets. Derivatives are the reference's, once (not twice)
 differentiable.
 
-Packed weights are kept by the tensors' identity and torch's count of writes, so that a weight written in place is
-packed anew; a write that torch does not count, through `.data` or numpy, is not seen.
+Packed weights are kept by the tensors' identity, so that a weight written in place is packed anew: on the CPU by what it
+holds, on CUDA by torch's count of writes, which does not see one through `.data` (an exponential mean of weights, say: pack
+anew with `torch_ops.forget()`).
+
+torch.func's transforms (grad, vmap, jacrev) go through the formula, which they can look into.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import threading
@@ -59,8 +63,8 @@ PACKED = 64
 
 _library: Any = torch.library.Library("fastsr", "DEF")  # type: ignore[no-untyped-call]
 _lock = threading.Lock()
-_packed: OrderedDict[tuple[Any, ...], tuple[list[Any], list[int], Any]] = OrderedDict()
-"""(what, the weights' ids) -> weak references to the weights, their counts of writes, what was made of them"""
+_packed: OrderedDict[tuple[Any, ...], tuple[list[Any], list[Any], Any]] = OrderedDict()
+"""(what, the weights' ids) -> weak references to the weights, what they held (_held), what was made of them"""
 
 
 def _reference(op: str) -> Callable[..., Tensor]:
@@ -180,21 +184,35 @@ def _session(
 def _kept(what: tuple[Any, ...], weights: dict[str, Tensor], make: Callable[[], Any]) -> Any:
     """What `make` makes of the weights; made anew when one of them was written or is another tensor."""
     tensors = [weights[role] for role in sorted(weights)]
-    if any(w.is_inference() for w in tensors):  # their writes are not counted
+    if any(w.is_cuda and w.is_inference() for w in tensors):  # their writes are not counted
         return make()
     key = (*what, *sorted(weights), *map(id, tensors))
-    written = [w._version for w in tensors]
     with _lock:
         kept = _packed.get(key)
         # An id may be given again after its tensor is gone.
-        if kept is None or kept[1] != written or any(alive() is None for alive in kept[0]):
+        if kept is None or any(alive() is None for alive in kept[0]) or not all(map(_holds, tensors, kept[1])):
             for gone in [k for k, (alive, _, _) in _packed.items() if any(ref() is None for ref in alive)]:
                 del _packed[gone]
-            kept = _packed[key] = ([weakref.ref(w) for w in tensors], written, make())
+            kept = _packed[key] = ([weakref.ref(w) for w in tensors], [_held(w) for w in tensors], make())
         _packed.move_to_end(key)
         while len(_packed) > PACKED:
             _packed.popitem(last=False)
         return kept[2]
+
+
+def _held(w: Tensor) -> Any:
+    """What tells whether a weight was written: a copy, or on CUDA, where to compare would wait for the device, a count."""
+    return w._version if w.is_cuda else w.detach().clone()
+
+
+def _holds(w: Tensor, held: Any) -> bool:
+    return bool(w._version == held) if w.is_cuda else torch.equal(w.detach(), held)
+
+
+def forget() -> None:
+    """Drop all packed weights: the next call of an operator packs its own anew."""
+    with _lock:
+        _packed.clear()
 
 
 def _shape(op: str) -> Callable[..., Tensor]:
@@ -260,8 +278,26 @@ for _op in OPS:
     _register(_op)
 
 
+def _operator(op: str) -> Callable[..., Tensor]:
+    """The operator as a function; under a transform of torch.func the formula, since registered derivatives have no rule for it."""
+    operator, plain = getattr(torch.ops.fastsr, op), _by_formula(op)
+    arguments = operator.default._schema.arguments
+
+    @functools.wraps(_reference(op))
+    def call(*args: Any, **named: Any) -> Tensor:
+        if not torch._C._are_functorch_transforms_active():
+            return operator(*args, **named)  # type: ignore[no-any-return]
+        rest = [named.get(a.name, a.default_value) for a in arguments[len(args) :]]
+        return plain(*args, *rest)
+
+    return call
+
+
+_operators = {op: _operator(op) for op in OPS}
+
+
 def __getattr__(name: str) -> Any:
     """The operator of that name."""
-    if name in OPS:
-        return getattr(torch.ops.fastsr, name)
+    if name in _operators:
+        return _operators[name]
     raise AttributeError(f"module 'fastsr.torch_ops' has no operator {name!r}: it has {', '.join(OPS)}")

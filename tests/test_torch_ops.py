@@ -83,7 +83,7 @@ def test_values_and_gradients_are_the_references(op: str) -> None:
 
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(op: str) -> None:
-    result = torch.library.opcheck(getattr(torch_ops, op).default, (), leaves(op))
+    result = torch.library.opcheck(getattr(torch.ops.fastsr, op).default, (), leaves(op))
     assert set(result.values()) == {"SUCCESS"}
 
 
@@ -109,7 +109,7 @@ def test_what_conv2d_joins_and_how_it_ends(end: str) -> None:
         assert torch.allclose(mine.grad, other.grad, atol=1e-4)
     for mine, other in zip(ours.get("joined", []), theirs.get("joined", []), strict=True):
         assert torch.allclose(mine.grad, other.grad, atol=1e-4)
-    assert set(torch.library.opcheck(torch_ops.conv2d.default, (), made()).values()) == {"SUCCESS"}
+    assert set(torch.library.opcheck(torch.ops.fastsr.conv2d.default, (), made()).values()) == {"SUCCESS"}
 
 
 def test_inside_torch_compile() -> None:

@@ -156,7 +156,30 @@ def test_weights_without_a_count_of_writes() -> None:
         assert_near("conv2d", call)
         call["w"].mul_(2)
         assert_near("conv2d", call)
+    assert len(kept()) == 1
+
+
+def test_writes_that_torch_does_not_count_are_seen() -> None:
+    """Exponential means of weights are written through .data by many trainers."""
+    call = {"x": rand(1, 1, 8, 9, 7), "residual": None, "w": conv(2, 8, 8, 3)}
+    assert_near("conv2d", call)
+    call["w"].data.mul_(0.5).add_(rand(3, 8, 8, 3, 3), alpha=0.5)
+    assert_near("conv2d", call)
+    call["w"].numpy()[0] = 2
+    assert_near("conv2d", call)
+    assert len(kept()) == 1
+    torch_ops.forget()
     assert kept() == []
+
+
+def test_transforms_of_torch_func() -> None:
+    x, w = rand(1, 1, 4, 6, 5), conv(2, 4, 4, 3)
+    found = torch.func.grad(lambda x: torch_ops.conv2d(x, None, w=w, activation="relu").square().sum())(x)
+    x.requires_grad_()
+    torch_ops.conv2d(x, None, w, activation="relu").square().sum().backward()
+    assert torch.allclose(found, x.grad, atol=1e-5)
+    many = torch.func.vmap(lambda x: torch_ops.cista(x[None], w, w, steps=2)[0])(rand(3, 5, 4, 6, 5))
+    assert torch.allclose(many, torch_ops.cista(rand(3, 5, 4, 6, 5), w, w, steps=2), atol=1e-5)
 
 
 def test_few_are_kept() -> None:
