@@ -70,6 +70,19 @@ std::vector<int64_t> sorted(std::vector<int64_t> sides) {
 
 int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
+// What bands of a task of this width take, in multiply-adds, L2's misses included.
+struct BandWork {
+  double first = 0, next = 0;
+
+  BandWork(const Program& program, const Segment& segment, int64_t rows, int64_t columns) {
+    const Needs need = inner_needs(program, segment, rows, columns);
+    const double slower = misses(program, segment, need, l2_bytes());
+    first = slower * work_of_band(program, segment, need, rows, true);
+    next = slower * work_of_band(program, segment, need, rows, false);
+  }
+  double task(int64_t bands) const { return first + next * static_cast<double>(bands - 1) + kTaskWork; }
+};
+
 }  // namespace
 
 TaskSize choose_task(const Program& program, const Segment& segment, int64_t area_h, int64_t area_w) {
@@ -95,22 +108,24 @@ TaskSize choose_task(const Program& program, const Segment& segment, int64_t are
   TaskSize task{bands[0], widths[0], bands[0], 0};
   for (int64_t width : sorted(widths))
     for (int64_t band : sorted(bands)) {
-      const Needs need = inner_needs(program, segment, band, width);
-      const double first = work_of_band(program, segment, need, band, true),
-                   next = work_of_band(program, segment, need, band, false);
-      const double slower = misses(program, segment, need, l2_bytes());
+      const int64_t columns = area_w / width, left = area_w % width;
+      const BandWork whole(program, segment, band, columns ? width : left);
+      // The last column of tasks is narrower, but its lanes may idle: 11 tiles of a row take as long as 16.
+      const BandWork last = columns && left ? BandWork(program, segment, band, left) : whole;
       std::vector<int64_t> heights;
       for (int64_t parts : {1, 2, 3, 4, 6, 8, 12, 16, 24, 32}) heights.push_back(up(ceil_div(area_h, parts), band));
       for (int64_t height : sorted(heights)) {
-        const double work = first + next * static_cast<double>(height / band - 1) + kTaskWork;
         const int64_t count = ceil_div(area_h, height) * ceil_div(area_w, width);
-        // Whole tiles over the area: what the last row and column of tiles waste is not counted, they are smaller.
-        const double per_pixel = work / static_cast<double>(height * width);
-        double cost = slower * per_pixel;
+        const double row =
+            static_cast<double>(columns) * whole.task(height / band) + (left ? last.task(height / band) : 0);
+        // What the last row of tasks wastes is not counted: it is less high.
+        const double per_pixel = row / static_cast<double>(height * area_w);
+        double cost = per_pixel;
         if (program.threads > 1) {
           // At worst all but one thread wait for the last task. Equal tasks that all threads share out leave none over,
           // but more of them even out what else the machine does.
-          const bool even = area_h % height == 0 && area_w % width == 0 && count % program.threads == 0;
+          const bool even =
+              (area_h % height == 0 || height > area_h) && (!columns || !left) && count % program.threads == 0;
           const double share =
               static_cast<double>(std::min(height, area_h) * std::min(width, area_w)) * program.threads / area;
           cost *= 1 + share * (even ? 0.2 : 0.8);
