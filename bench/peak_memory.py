@@ -30,23 +30,27 @@ assert out.shape[0] % {h} == 0 and out.shape[0] > {h}, out.shape
 """
 
 
-def _peak(code: str) -> int:
+def _peak(code: str) -> float:
+    """Of a process that runs this, in MB."""
     out = subprocess.check_output([sys.executable, "-c", PEAK + code + "\nprint(peak_kib())"], text=True)
-    return int(out.split()[-1])
+    return int(out.split()[-1]) * 1024 / 1e6
 
 
 def measure(model: str = "annet_x3", width: int = 640, height: int = 360, threads: int = 2) -> dict[str, float]:
     """Peaks in MB: of a bare interpreter, of the imports, of the upscaling of a colour frame, and what that is above."""
     bare = _peak("")
     imported = _peak("import fastsr, numpy")
-    upscaled = _peak(UPSCALE.format(model=model, w=width, h=height, threads=threads))
-    mb = 1024 / 1e6
+    upscaled = upscaling(model, width, height, threads)
     return {
-        "interpreter_mb": bare * mb,
-        "imports_mb": imported * mb,
-        "peak_mb": upscaled * mb,
-        "above_interpreter_mb": (upscaled - bare) * mb,
+        "interpreter_mb": bare,
+        "imports_mb": imported,
+        "peak_mb": upscaled,
+        "above_interpreter_mb": upscaled - bare,
     }
+
+
+def upscaling(model: str, width: int, height: int, threads: int = 2) -> float:
+    return _peak(UPSCALE.format(model=model, w=width, h=height, threads=threads))
 
 
 def table(width: int, height: int) -> None:
@@ -55,7 +59,7 @@ def table(width: int, height: int) -> None:
 
     print(f"| {width}x{height} RGB, 8 bits | peak, MB | of input and result |\n|---|---:|---:|")
     for model in fastsr.models():
-        peak = measure(model.name, width, height)["peak_mb"]
+        peak = upscaling(model.name, width, height)
         images = 3 * width * height * (1 + model.scale**2) / 1e6
         print(f"| `{model.name}` | {peak:.0f} | {peak / images:.1f} x |", flush=True)
 

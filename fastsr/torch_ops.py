@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import itertools
 import threading
 import weakref
@@ -281,14 +282,24 @@ for _op in OPS:
 def _operator(op: str) -> Callable[..., Tensor]:
     """The operator as a function; under a transform of torch.func the formula, since registered derivatives have no rule for it."""
     operator, plain = getattr(torch.ops.fastsr, op), _by_formula(op)
-    arguments = operator.default._schema.arguments
+    signature = inspect.Signature(
+        [
+            inspect.Parameter(
+                a.name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=a.default_value if a.has_default_value() else inspect.Parameter.empty,
+            )
+            for a in operator.default._schema.arguments
+        ]
+    )
 
     @functools.wraps(_reference(op))
     def call(*args: Any, **named: Any) -> Tensor:
         if not torch._C._are_functorch_transforms_active():
             return operator(*args, **named)  # type: ignore[no-any-return]
-        rest = [named.get(a.name, a.default_value) for a in arguments[len(args) :]]
-        return plain(*args, *rest)
+        given = signature.bind(*args, **named)
+        given.apply_defaults()
+        return plain(*given.args)
 
     return call
 

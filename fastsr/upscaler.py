@@ -83,7 +83,7 @@ class Upscaler:
 
         A bad image raises when its turn comes, after the results before it; that ends the stream. With
         return_exceptions=True the FastsrError stands in the place of the result instead, and the stream goes on. What the
-        iterable raises ends it always. A generator that is closed early waits for what is on its way.
+        iterable raises ends it always. What is on its way when a generator is closed early is stopped, or on a GPU waited for.
 
         >>> for frame in fastsr.load("annet_x3").stream(frames): show(frame)
         """

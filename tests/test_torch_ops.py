@@ -129,7 +129,7 @@ def test_inside_torch_compile() -> None:
 def test_the_way_of_cuda_tensors_in_the_interpreter(device: Any) -> None:
     call = {name: tensor.clone().to(device) for name, tensor in CALLS["conv2d"].items()}
     run = torch_ops._by_kernel("conv2d")
-    torch_ops._packed.clear()
+    torch_ops.forget()
     for _ in range(2):
         out = run(call["x"], call["residual"], call["w"], call["b"])
         assert_matches(out.cpu().numpy(), reference("conv2d", doubled(call)).cpu().numpy())

@@ -25,7 +25,7 @@ SIZES = {"n": st.integers(1, 3), "h": st.integers(1, 20), "w": st.integers(1, 40
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
     """Every test begins without packed weights."""
-    torch_ops._packed.clear()
+    torch_ops.forget()
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -178,6 +178,8 @@ def test_transforms_of_torch_func() -> None:
     x.requires_grad_()
     torch_ops.conv2d(x, None, w, activation="relu").square().sum().backward()
     assert torch.allclose(found, x.grad, atol=1e-5)
+    with pytest.raises(TypeError, match="actviation"):  # as outside of a transform
+        torch.func.grad(lambda x: torch_ops.conv2d(x, None, w=w, actviation="relu").sum())(x)
     many = torch.func.vmap(lambda x: torch_ops.cista(x[None], w, w, steps=2)[0])(rand(3, 5, 4, 6, 5))
     assert torch.allclose(many, torch_ops.cista(rand(3, 5, 4, 6, 5), w, w, steps=2), atol=1e-5)
 

@@ -70,17 +70,17 @@ std::vector<int64_t> sorted(std::vector<int64_t> sides) {
 
 int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// What bands of a task of this width take, in multiply-adds, L2's misses included.
+// What bands of a task take with an L2 of this size, in multiply-adds.
 struct BandWork {
-  double first = 0, next = 0;
+  double first, next, slower;
 
-  BandWork(const Program& program, const Segment& segment, int64_t rows, int64_t columns) {
+  BandWork(const Program& program, const Segment& segment, int64_t rows, int64_t columns, int64_t l2) {
     const Needs need = inner_needs(program, segment, rows, columns);
-    const double slower = misses(program, segment, need, l2_bytes());
-    first = slower * work_of_band(program, segment, need, rows, true);
-    next = slower * work_of_band(program, segment, need, rows, false);
+    first = work_of_band(program, segment, need, rows, true);
+    next = work_of_band(program, segment, need, rows, false);
+    slower = misses(program, segment, need, l2);
   }
-  double task(int64_t bands) const { return first + next * static_cast<double>(bands - 1) + kTaskWork; }
+  double bands(int64_t n) const { return slower * (first + next * static_cast<double>(n - 1)); }
 };
 
 }  // namespace
@@ -109,15 +109,15 @@ TaskSize choose_task(const Program& program, const Segment& segment, int64_t are
   for (int64_t width : sorted(widths))
     for (int64_t band : sorted(bands)) {
       const int64_t columns = area_w / width, left = area_w % width;
-      const BandWork whole(program, segment, band, columns ? width : left);
+      const BandWork whole(program, segment, band, columns ? width : left, l2_bytes());
       // The last column of tasks is narrower, but its lanes may idle: 11 tiles of a row take as long as 16.
-      const BandWork last = columns && left ? BandWork(program, segment, band, left) : whole;
+      const BandWork last = columns && left ? BandWork(program, segment, band, left, l2_bytes()) : whole;
       std::vector<int64_t> heights;
       for (int64_t parts : {1, 2, 3, 4, 6, 8, 12, 16, 24, 32}) heights.push_back(up(ceil_div(area_h, parts), band));
       for (int64_t height : sorted(heights)) {
         const int64_t count = ceil_div(area_h, height) * ceil_div(area_w, width);
-        const double row =
-            static_cast<double>(columns) * whole.task(height / band) + (left ? last.task(height / band) : 0);
+        const auto time = [&](const BandWork& work) { return work.bands(height / band) + kTaskWork; };
+        const double row = static_cast<double>(columns) * time(whole) + (left ? time(last) : 0);
         // What the last row of tasks wastes is not counted: it is less high.
         const double per_pixel = row / static_cast<double>(height * area_w);
         double cost = per_pixel;
@@ -147,11 +147,9 @@ double work_per_pixel(const Program& program, const Segment& segment) {
   double best = std::numeric_limits<double>::infinity();
   for (int64_t width : {32, 64, 128, 256})
     for (int64_t rows : {8, 16, 32, 64}) {
-      const Needs need = inner_needs(program, segment, up(rows, g), up(width, g));
-      const double work = work_of_band(program, segment, need, up(rows, g), true) +
-                          work_of_band(program, segment, need, up(rows, g), false) * static_cast<double>(kBands - 1);
+      const BandWork work(program, segment, up(rows, g), up(width, g), kUsualL2);
       const double pixels = static_cast<double>(kBands * up(rows, g) * up(width, g));
-      best = std::min(best, misses(program, segment, need, kUsualL2) * work / pixels);
+      best = std::min(best, work.bands(kBands) / pixels);
     }
   return best;
 }
